@@ -1,0 +1,89 @@
+"""What was measured on: figures mean nothing without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from benchmarks.driver import ROOT
+from benchmarks.figures import percentile
+
+SYNCS = 200
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """`sync_ms`: median time of a 4 KiB append with fsync on the disk that holds the stack's data; `load`: the
+    system's load average over one minute before the run; `busy`: the share of all cores that others used just then.
+    """
+
+    date: str
+    revision: str
+    processor: str
+    cores: int
+    memory_gib: float
+    system: str
+    python: str
+    disk: str
+    sync_ms: float
+    load: float
+    busy: float
+
+
+def describe(folder: Path) -> Machine:
+    """This machine now; `folder` is where the stack will keep its data."""
+    busy = psutil.cpu_percent(interval=1.0) / 100
+    return Machine(
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        revision=_revision(),
+        processor=_processor(),
+        cores=psutil.cpu_count() or 1,
+        memory_gib=psutil.virtual_memory().total / 2**30,
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        disk=_file_system(folder),
+        sync_ms=_sync_s(folder) * 1e3,
+        load=psutil.getloadavg()[0],
+        busy=busy,
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _revision() -> str:
+    """The commit, marked where the tree differs from it; empty outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
+
+
+def _file_system(folder: Path) -> str:
+    mounts = [part for part in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(part.mountpoint)]
+    return max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else "unknown"
+
+
+def _sync_s(folder: Path) -> float:
+    samples: list[float] = []
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(SYNCS):
+            began = time.perf_counter()
+            file.write(b"\0" * 4096)
+            os.fsync(file.fileno())
+            samples.append(time.perf_counter() - began)
+    return percentile(samples, 50)

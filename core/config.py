@@ -1,0 +1,200 @@
+"""Configuration: one frozen tree from a TOML file and the environment. The only module that reads the environment.
+
+A setting `gateway.port` is `[gateway] port = …` in the file named by `--config` or `PARLEY_CONFIG`, and
+`PARLEY_GATEWAY__PORT` in the environment, which wins. In the environment lists and tables are JSON, and so is text that
+begins like JSON: `"[eu]"`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+PREFIX = "PARLEY_"
+_JSON = ("[", "{", '"')
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections: an unknown setting is an error that names it."""
+
+
+class Postgres(Section, frozen=True, kw_only=True):
+    dsn: str = "postgresql://parley@127.0.0.1:5432/parley"
+    pool_size: int = 10
+    timeout_s: float = 5.0
+
+
+class Nats(Section, frozen=True, kw_only=True):
+    urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    usage_timeout_s: float = 0.05
+
+
+class Redis(Section, frozen=True, kw_only=True):
+    url: str = "redis://127.0.0.1:6379/0"
+    timeout_s: float = 0.25
+    degraded_share: float = 0.5
+    degraded_s: float = 600.0
+
+
+class Gateway(Section, frozen=True, kw_only=True):
+    """`port` and `ws_port` are shared by all gateways of a host; `own_*` belong to one process (0: any free one)."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    ws_port: int = 8081
+    own_port: int = 0
+    own_ws_port: int = 0
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 0
+    ws_url: str = ""
+    origins: tuple[str, ...] = ()
+    https: bool = False
+    web_root: str = ""
+    drain_s: float = 5.0
+    heartbeat_s: float = 25.0
+    max_connections: int = 15_000
+    connections_per_user: int = 100
+    max_streams: int = 2_000
+    queue_wait_s: float = 30.0
+    queue_length: int = 1_000
+
+
+class Router(Section, frozen=True, kw_only=True):
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 0
+    max_turns: int = 500
+    text_bytes: int = 256 * 1024 * 1024
+    tail_s: float = 600.0
+    drain_s: float = 8.0
+
+
+class Auth(Section, frozen=True, kw_only=True):
+    """`signing_key`: an Ed25519 private key, PEM, or the path of a file that holds one."""
+
+    signing_key: str = ""
+    access_s: int = 600
+    refresh_s: int = 30 * 24 * 3600
+    registration: bool = True
+    hashes_at_once: int = 2
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    requests_per_minute: int = 60
+    turns_at_once: int = 4
+    tokens_per_day: int = 2_000_000
+
+
+class Provider(Section, frozen=True, kw_only=True):
+    """Where models are served: an OpenAI-compatible base URL ending in `/v1`. `api_key` never reaches a log."""
+
+    name: str
+    base_url: str
+    api_key: str = ""
+    send_tags: bool = False
+    first_token_s: float = 10.0
+    idle_s: float = 30.0
+
+
+class Route(Section, frozen=True, kw_only=True):
+    provider: str
+    model: str
+
+
+class Model(Section, frozen=True, kw_only=True):
+    """What the catalog is seeded with. Prices in nano-USD per token; routes are tried in order."""
+
+    alias: str
+    routes: tuple[Route, ...]
+    context_window: int
+    max_output: int
+    input_price: int = 0
+    output_price: int = 0
+    system_prompt: str = ""
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole tree. `data` is where this process may keep what must survive it (spools, keys)."""
+
+    zone: str = "local"
+    pool: str = "default"
+    data: str = ".parley"
+    log_level: str = "info"
+    default_model: str = ""
+    postgres: Postgres = Postgres()
+    nats: Nats = Nats()
+    redis: Redis = Redis()
+    gateway: Gateway = Gateway()
+    router: Router = Router()
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    providers: tuple[Provider, ...] = ()
+    models: tuple[Model, ...] = ()
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message names it and says what it must be."""
+
+
+def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Reads the file (if any), then the environment. Raises `ConfigError` naming the setting and the file."""
+    env = os.environ if environ is None else environ
+    source = path or env.get(PREFIX + "CONFIG")
+    tree: dict[str, Any] = {}
+    if source:
+        try:
+            tree = tomllib.loads(Path(source).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration file {source}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    for name, value in env.items():
+        if name.startswith(PREFIX) and name != PREFIX + "CONFIG":
+            _put(tree, name, value)
+    try:
+        return msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        where = f"{source} and the environment" if source else "the environment"
+        raise ConfigError(f"configuration from {where}: {error}") from error
+
+
+def _put(tree: dict[str, Any], name: str, value: str) -> None:
+    *sections, leaf = name.removeprefix(PREFIX).lower().split("__")
+    node = tree
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{name}: {section} is a setting, not a section")
+    try:
+        node[leaf] = json.loads(value) if value.startswith(_JSON) else value
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{name} is not valid JSON: {error}") from error
+
+
+def environment(config: Config) -> dict[str, str]:
+    """The environment from which `load` builds the same tree: how a supervisor configures its children."""
+    found: dict[str, str] = {}
+    for name, value in msgspec.to_builtins(config).items():
+        if isinstance(value, dict):
+            for leaf, setting in value.items():
+                found[f"{PREFIX}{name}__{leaf}".upper()] = _text(setting)
+        else:
+            found[f"{PREFIX}{name}".upper()] = _text(value)
+    return found
+
+
+def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without our settings: what a supervisor hands on beside `environment`."""
+    env = os.environ if environ is None else environ
+    return {name: value for name, value in env.items() if not name.startswith(PREFIX)}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple | dict) or (isinstance(value, str) and value.startswith(_JSON)):
+        return json.dumps(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

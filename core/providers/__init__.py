@@ -1,0 +1,1 @@
+"""Model providers: the port and its adapters."""

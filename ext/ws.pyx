@@ -1,0 +1,195 @@
+# cython: language_level=3
+"""A WebSocket listener for asyncio and uvloop: RFC 6455 without extensions. The stub says how it is used."""
+
+import asyncio
+import logging
+import resource
+import socket
+import sys
+
+from ext.ws_connection import BufferedConnection, Connection, overloaded
+from ext.ws_frames import close_code_valid
+from ext.ws_types import Accept, Handler, Limits, Refuse, Request
+from ext.ws_writer import Shared
+
+__all__ = ["Accept", "Connection", "Handler", "Limits", "Listener", "Refuse", "Request", "listen"]
+
+log = logging.getLogger("ext.ws")
+
+# Between two batches the loop serves everyone else.
+ACCEPTS_PER_TURN = 64
+CLOSES_PER_TURN = 256
+# How long the listener leaves its queue alone when the system has no file or memory for another connection.
+BACK_OFF_S = 0.1
+# Connections that were reset are gone after a turn or two of the loop.
+RESET_S = 1.0
+
+
+class Listener:
+    def __init__(self, loop, sock, accept, limits):
+        self._loop = loop
+        self._sock = sock
+        self._port = sock.getsockname()[1]
+        self._limits = limits
+        self._empty = loop.create_future()
+        self._shared = Shared(loop, accept, limits, self._on_empty)
+        self._adopting = set()
+        self._accepting = True
+        self._starved = None
+        self._overloaded = overloaded(limits).encode()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._file_limit = sys.maxsize if files == resource.RLIM_INFINITY else files - limits.reserved_files
+        if self._file_limit <= sock.fileno():
+            raise ValueError(f"Limits.reserved_files leaves no room below the limit of {files} files")
+        loop.add_reader(sock.fileno(), self._on_readable)
+
+    @property
+    def port(self):
+        return self._port
+
+    @property
+    def connections(self):
+        return self._shared.connections
+
+    @property
+    def accepting(self):
+        return self._accepting
+
+    def stop_accepting(self):
+        if not self._accepting:
+            return
+        self._accepting = False
+        if self._starved is None:
+            self._loop.remove_reader(self._sock.fileno())
+        else:
+            self._starved.cancel()
+        # The queue holds at most the backlog; who arrives while it is emptied is served within that bound too.
+        for _ in range(2 * self._limits.backlog):
+            if not self._accept_one():
+                break
+        self._sock.close()
+        if self._shared.connections + self._shared.refusals == 0:
+            self._on_empty()
+
+    def close_all(self, int code=1001, str reason=""):
+        if not close_code_valid(code):
+            raise ValueError(f"close code {code} may not be sent")
+        if not self._accepting:
+            self._shared.draining = True
+        self._close_batch(self._shared.wheel.timers(), code, reason)
+
+    async def wait_closed(self, double deadline):
+        try:
+            await asyncio.wait_for(asyncio.shield(self._empty), deadline)
+            return True
+        except TimeoutError:
+            for task in self._adopting:
+                task.cancel()
+            for connection in self._shared.wheel.timers():
+                connection.abort()
+        await asyncio.wait([self._empty, *self._shared.tasks], timeout=RESET_S)
+        return False
+
+    def _on_empty(self):
+        if not self._accepting and not self._empty.done():
+            self._empty.set_result(None)
+
+    def _close_batch(self, connections, code, reason):
+        for connection in connections[:CLOSES_PER_TURN]:
+            connection.close_any(code, reason)
+        if len(connections) > CLOSES_PER_TURN:
+            self._loop.call_soon(self._close_batch, connections[CLOSES_PER_TURN:], code, reason)
+
+    def _on_readable(self):
+        for _ in range(ACCEPTS_PER_TURN):
+            if not self._accept_one():
+                return
+
+    def _accept_one(self):
+        """Take one connection from the kernel's queue; returns whether there may be another."""
+        try:
+            sock, peer = self._sock.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionAbortedError:
+            return True
+        except OSError as error:
+            self._pause(error)
+            return False
+        sock.setblocking(False)
+        full = self._shared.connections >= self._limits.connections
+        if sock.fileno() >= self._file_limit or (full and self._shared.refusals >= self._limits.refusals):
+            self._refuse_at_once(sock)
+        else:
+            task = self._loop.create_task(self._adopt(sock, BufferedConnection(self._shared, peer[:2], full)))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
+        return True
+
+    def _pause(self, error):
+        # The queue stays readable, so watching it would spin until a file is free.
+        log.warning("accepting no connections for %.1f s: %s", BACK_OFF_S, error)
+        if self._accepting:
+            self._loop.remove_reader(self._sock.fileno())
+            self._starved = self._loop.call_later(BACK_OFF_S, self._resume)
+
+    def _resume(self):
+        self._starved = None
+        self._loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def _refuse_at_once(self, sock):
+        try:
+            sock.send(self._overloaded)
+            # Closing with the request unread would reset the connection, and the reset may overtake the answer.
+            sock.recv(self._limits.handshake_bytes)
+        except BlockingIOError:
+            log.debug("a connection was refused before its request came")
+        except OSError:
+            log.debug("a refused connection was gone before it could be told")
+        sock.close()
+
+    async def _adopt(self, sock, connection):
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, sock)
+        except OSError:
+            log.debug("a connection was gone before it could be served")
+            sock.close()
+            connection.connection_lost(None)
+        except BaseException:
+            sock.close()
+            connection.connection_lost(None)
+            raise
+
+
+def _bind(family, address, limits, reuse_port):
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Accepted sockets inherit these, which saves three calls for each.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if limits.so_sndbuf is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.so_sndbuf)
+        if limits.notsent_lowat is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.notsent_lowat)
+        sock.bind(address)
+        sock.listen(limits.backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def listen(accept, str host, int port, limits=Limits(), *, loop=None, bint reuse_port=True):
+    loop = asyncio.get_running_loop() if loop is None else loop
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sock = _bind(found[0][0], found[0][4], limits, reuse_port)
+    try:
+        return Listener(loop, sock, accept, limits)
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,163 @@
+# cython: language_level=3
+"""What the connections of one listener share, and how one of them writes: once per turn of the loop."""
+
+from weakref import WeakKeyDictionary
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+
+from ext.ws_frames cimport FrameParser
+from ext.ws_wheel cimport Timer, Wheel
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct linger:
+        int l_onoff
+        int l_linger
+    int SOL_SOCKET
+    int SO_LINGER
+    int setsockopt(int socket, int level, int option, const void* value, unsigned int size)
+
+# A turn of the wheel that comes later than this finds bytes in the kernel that should be read first.
+cdef double STALL_S = 1.0
+READ_BYTES = 65536
+
+# Reading and handling what was read are one uninterrupted step of a loop: one buffer serves all its listeners.
+read_buffers = WeakKeyDictionary()
+
+
+cdef class Shared:
+    """State of one listener: its limits, clock and wheel, the accept callback, what is to be flushed this turn."""
+
+    def __init__(self, loop, accept, limits, on_empty):
+        self.loop = loop
+        self.clock = loop.time
+        self.accept = accept
+        self.on_empty = on_empty
+        self.limits = limits
+        shortest = min(limits.handshake_s, limits.ping_s, limits.pong_s, limits.close_s)
+        self.wheel = Wheel(min(0.25, max(0.005, shortest / 10)), loop.time())
+        self.spare = FrameParser(limits.message_bytes, limits.fragments)
+        self.dirty = []
+        self.tasks = set()
+        self.read_buffer = read_buffers.setdefault(loop, bytearray(READ_BYTES))
+        self.read_view = memoryview(self.read_buffer)
+        self.read_data = <unsigned char*>PyByteArray_AS_STRING(self.read_buffer)
+        self.last_turn = loop.time()
+        self.ping_s = limits.ping_s
+        self.pong_s = limits.pong_s
+        self.close_s = limits.close_s
+        self.message_s = limits.message_s
+        self.write_high = limits.write_high
+        self.write_max = limits.write_max
+
+    cdef double now(self) except -1:
+        return self.clock()
+
+    cdef int entered(self, bint refused) except -1:
+        # Count a TCP connection; the wheel turns while there are any.
+        if refused:
+            self.refusals += 1
+        else:
+            self.connections += 1
+        if self.tick is None:
+            self.last_turn = self.now()
+            self.tick = self.loop.call_later(self.wheel.tick_s, self.turn)
+        return 0
+
+    cdef int left(self, bint refused) except -1:
+        if refused:
+            self.refusals -= 1
+        else:
+            self.connections -= 1
+        if self.connections + self.refusals == 0:
+            self.on_empty()
+        return 0
+
+    def turn(self):
+        """Advance the wheel; called by the loop."""
+        cdef double now = self.now()
+        cdef bint stalled = now - self.last_turn > self.wheel.tick_s + STALL_S
+        self.last_turn = now
+        self.tick = None
+        if self.connections + self.refusals:
+            self.tick = self.loop.call_later(self.wheel.tick_s, self.turn)
+        # After a stall the peers' pongs may wait in the kernel: the loop reads them before anyone is judged.
+        self.stalled = stalled and not self.stalled
+        if not self.stalled:
+            self.wheel.advance(now)
+
+    cdef int flush_soon(self, Writer writer) except -1:
+        self.dirty.append(writer)
+        if len(self.dirty) == 1:
+            self.loop.call_soon(self.flush_all)
+        return 0
+
+    def flush_all(self):
+        """Write what connections queued in this turn of the loop, one write each."""
+        cdef list dirty = self.dirty
+        cdef Writer writer
+        self.dirty = []
+        for writer in dirty:
+            writer.dirty = False
+            writer.flush()
+
+    def start(self, coroutine):
+        """Run an accept callback's task; it is kept until it ends."""
+        self.authorising += 1
+        task = self.loop.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.ended)
+        return task
+
+    def ended(self, task):
+        """Called when an accept callback's task is done, however it ended."""
+        self.authorising -= 1
+        self.tasks.discard(task)
+
+
+cdef class Writer(Timer):
+    """The outbound half of a connection."""
+
+    cdef int queue(self, bytes data) except -1:
+        if self.out is None:
+            self.out = data
+        elif type(self.out) is bytes:
+            self.out = [self.out, data]
+        else:
+            (<list>self.out).append(data)
+        self.out_bytes += len(data)
+        if self.out_bytes >= self.shared.write_high:
+            return self.flush()
+        if not self.dirty:
+            self.dirty = True
+            self.shared.flush_soon(self)
+        return 0
+
+    cdef int flush(self) except -1:
+        cdef object data = self.out
+        if data is None or self.transport is None:
+            return 0
+        self.out = None
+        self.out_bytes = 0
+        try:
+            self.transport.write(data if type(data) is bytes else b"".join(data))
+            if self.write_paused and self.transport.get_write_buffer_size() > self.shared.write_max:
+                self.overflowed()
+        except Exception:
+            # The transport is closing; connection_lost follows or is on its way.
+            self.drop()
+        return 0
+
+    cdef int overflowed(self) except -1:
+        # More waits than the limits allow.
+        return self.drop()
+
+    cdef int drop(self) except -1:
+        # End the TCP connection now, with a reset: after a plain close the kernel would keep what is unsent for as long
+        # as the peer likes to read nothing.
+        cdef linger now
+        if self.transport is not None:
+            now.l_onoff = 1
+            now.l_linger = 0
+            setsockopt(self.transport.get_extra_info("socket").fileno(), SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+            self.transport.abort()
+        return 0

@@ -1,0 +1,1 @@
+"""From a client's socket to the bus, and back."""

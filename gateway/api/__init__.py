@@ -1,0 +1,1 @@
+"""HTTP by resource (docs/protocol.md): REST on Litestar, event streams, the page."""

@@ -1,0 +1,1 @@
+"""Bytes to the session and back, nothing else."""

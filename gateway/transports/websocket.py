@@ -1,0 +1,118 @@
+"""WebSocket handshakes to clients: who it is, which subprotocol, how many; and who must leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Final
+
+import msgspec
+
+from core.clock import Clock
+from core.config import Config
+from core.errors import CLOSE_DRAINING, TABLE, ParleyError
+from core.model import MAX_CONTENT_BYTES
+from ext.ws import Accept, Limits, Listener, Refuse, Request, listen
+from gateway.connection import Client
+from gateway.identity import Identities, require_scope
+from gateway.turns import Turns
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/v1/ws"
+SUBPROTOCOL: Final = "parley.v1"
+MESSAGE_BYTES: Final = 64 * 1024
+DRAIN_SPREAD_MS: Final = 2_000
+DRAIN_GRACE_S: Final = 0.5
+
+
+class WebSockets:
+    """All WebSocket connections of this process."""
+
+    def __init__(self, turns: Turns, identities: Identities, clock: Clock, config: Config, edge: str) -> None:
+        self._turns = turns
+        self._identities = identities
+        self._clock = clock
+        self._config = config
+        self._edge = edge
+        self._listeners: list[Listener] = []
+        self._clients: dict[str, set[Client]] = {}
+        self._number = 0
+        self._per_user = config.gateway.connections_per_user
+
+    async def start(self) -> None:
+        """Listens on the shared port and on this process's own."""
+        settings = self._config.gateway
+        limits = Limits(message_bytes=MESSAGE_BYTES, ping_s=settings.heartbeat_s, connections=settings.max_connections)
+        for port in dict.fromkeys((settings.ws_port, settings.own_ws_port)):
+            listener = await listen(self._accept, settings.host, port, limits)
+            self._listeners.append(listener)
+            log.info("WebSockets on %s:%d", settings.host, listener.port)
+
+    @property
+    def connections(self) -> int:
+        return sum(listener.connections for listener in self._listeners)
+
+    async def drain(self, deadline_s: float) -> None:
+        """No new ones; every client is told to go elsewhere, at its own moment; then all are closed with 1001."""
+        for listener in self._listeners:
+            listener.stop_accepting()
+        clients = [client for found in self._clients.values() for client in found]
+        for client in clients:
+            client.drain(random.randint(0, DRAIN_SPREAD_MS))  # noqa: S311 - jitter, not a secret
+        await asyncio.sleep(min(DRAIN_GRACE_S, deadline_s / 4) if clients else 0)
+        for listener in self._listeners:
+            listener.close_all(CLOSE_DRAINING, "draining")
+        await asyncio.gather(*(listener.wait_closed(deadline_s * 3 / 4) for listener in self._listeners))
+
+    def revoke(self, user: str, session: str | None, code: str) -> None:
+        """Closes the sockets of a session, or all of a user's, with the close code of `code`."""
+        close = TABLE[code].close
+        for client in list(self._clients.get(user, ())):
+            if session is None or session in (client.identity.session_id, client.identity.key_id):
+                client.close(close or CLOSE_DRAINING, code)
+
+    async def _accept(self, request: Request) -> Accept | Refuse:
+        if request.path != PATH:
+            return _refusal(ParleyError("not_found", f"WebSockets are opened at {PATH}."))
+        try:
+            identity = await self._identities.of_websocket(request.headers, request.subprotocols)
+            require_scope(identity, "chat")
+        except ParleyError as error:
+            return _refusal(error)
+        known = self._clients.setdefault(identity.user_id, set())
+        client = Client(identity, self._turns, self._welcome, self._gone, crowded=len(known) >= self._per_user)
+        known.add(client)
+        offered = SUBPROTOCOL in request.subprotocols
+        return Accept(client, subprotocol=SUBPROTOCOL if offered else None)
+
+    def _welcome(self) -> tuple[str, int, float, dict[str, int]]:
+        self._number += 1
+        limits = {"frame_bytes": MESSAGE_BYTES, "content_bytes": MAX_CONTENT_BYTES}
+        settings = self._config.gateway
+        return f"{self._edge}.{self._number}", self._clock.wall_ms(), settings.heartbeat_s, limits
+
+    def _gone(self, client: Client) -> None:
+        found = self._clients.get(client.identity.user_id)
+        if found is not None:
+            found.discard(client)
+            if not found:
+                del self._clients[client.identity.user_id]
+
+
+def _refusal(error: ParleyError) -> Refuse:
+    body = {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "type": error.kind.type,
+            "param": error.param,
+            "retryable": error.kind.retryable,
+            "retry_after_ms": error.retry_after_ms,
+        }
+    }
+    headers = [("Content-Type", "application/json")]
+    if error.retry_after_ms is not None:
+        headers.append(("Retry-After", str(-(-error.retry_after_ms // 1000))))
+    return Refuse(error.kind.status, tuple(headers), msgspec.json.encode(body))

@@ -1,0 +1,1 @@
+"""Long-running consumers: routers, the ledger worker, the janitor."""

@@ -1,0 +1,1 @@
+"""The router: takes turns from the bus, streams answers from providers, ends them in history."""
