@@ -233,9 +233,12 @@ class Supervisor:
         return [Grant(router, self.epoch, self.run), *self._unhold()]
 
     def on_life(self, now: float, life: Life) -> list[Effect]:
-        """A heartbeat named this answer. An older epoch is no life (rule 5); a newer one is read from the row."""
+        """A heartbeat named this answer. An older epoch is no life (rule 5); a newer one is read from the row.
+
+        A run that goes on though its turn was ended without it is told to end, which history will refuse (rule 7).
+        """
         if self.end is not None:
-            return []
+            return [] if life.ended else [TellRun(CancelRun(self.generation))]
         if rules.stale(life.epoch, self.epoch):
             return [TellRun(Stop(self.generation, self.epoch))]
         if life.epoch > self.epoch:

@@ -76,6 +76,7 @@ class Wire:
         self.buffered = 0
         self.client: Client | None = None
         self.watching: set[str] = set()
+        self.resumed: set[str] = set()
         self._last = 0.0
         self._paused = False
 
@@ -252,7 +253,7 @@ class Device:
 
     def lacks(self, generation: str) -> bool:
         """Whether no end is shown yet."""
-        return self.shown[generation].end is None
+        return generation in self.shown and self.shown[generation].end is None
 
     def _connect(self) -> None:
         prefers = self.prefers
@@ -286,6 +287,9 @@ class Device:
     def _resume(self, generation: str) -> None:
         if self.wire is None or any(each.open and each.would_be == generation for each in self.requests.values()):
             return  # it is asked for by its own message
+        if generation in self.wire.resumed:
+            return  # once on each connection: what else is on its way might pass it
+        self.wire.resumed.add(generation)
         shown = self.shown[generation]
         epoch, seq = (-1, -1) if shown.partial else (shown.epoch, shown.seq)
         self.wire.write(Resume(generation_id=generation, epoch=epoch, seq=seq))
@@ -414,20 +418,21 @@ class Device:
             request.unsure = request.unsure or frame.code in ("unknown", "internal") or request.sent > 1
             if frame.code == "unavailable" and not request.unsure and not self.patient and self._rng.random() < 0.3:
                 request.given_up = True
-            return
-        request.refused = frame.code
+        else:
+            request.refused = frame.code
+        if not request.open and self.lacks(request.would_be):
+            self._resume(request.would_be)
 
     def _refused_answer(self, frame: ErrorFrame) -> None:
         if frame.code not in AGAIN:
             self._fail(f"refused what was accepted: {frame}")
         elif frame.generation_id in self.shown and self.lacks(frame.generation_id):
-            self.world.loop.call_later(0.5, self._again, frame.generation_id, context=OUTSIDE)
+            if self.wire is not None and frame.generation_id not in self.cancelling:
+                self.wire.resumed.discard(frame.generation_id)
+                self.world.loop.call_later(0.5, self._again, frame.generation_id, context=OUTSIDE)
+            else:
+                self._drop()  # which of the two was refused is not told; a new connection asks for both
 
     def _again(self, generation: str) -> None:
-        wire = self.wire
-        if wire is None or not self.lacks(generation):
-            return
-        if generation not in wire.watching:
+        if self.wire is not None and self.lacks(generation) and generation not in self.wire.watching:
             self._resume(generation)
-        if generation in self.cancelling:
-            wire.write(Cancel(generation_id=generation))

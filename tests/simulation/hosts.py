@@ -126,6 +126,10 @@ class GatewayHost(Host):
         self.turns = Turns(self.node.name, bus, world.history, world.limits, opener, self.clock, CONFIG)
         await self.turns.start()
 
+    def knows(self, generation: str) -> bool:
+        """Whether the present process supervises the answer."""
+        return self.turns is not None and not self.node.dead and generation in self.turns._live
+
     def accept(self, wire: Wire) -> None:
         """A device connects."""
         self.wires.append(wire)

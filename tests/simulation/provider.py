@@ -12,7 +12,7 @@ from core.providers.port import ErrorKind, Finished, ProviderError, ProviderEven
 from tests.simulation.faults import Faults
 from tests.simulation.loop import Node, VirtualLoop, current_node
 
-ENDLESS: Final = 10_000
+ENDLESS: Final = 60
 KINDS: Final[tuple[ErrorKind, ...]] = ("server", "rate_limited", "connect", "bad_request")
 
 

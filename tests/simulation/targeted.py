@@ -213,9 +213,9 @@ def poison(world: World) -> None:
 
 
 def lost_cancel(world: World) -> None:
-    """The answer never ends by itself, and the word to stop it is lost once."""
+    """The answer does not end by itself for a minute, and the word to stop it is lost once."""
     generation = ask(world, 1)
-    world.provider.endless = 1.0
+    world.provider.endless, world.provider.gap_s = 1.0, 2.0
     world.net.once.append((CancelRun, 0))
     world.at(1.5, world.devices[0].cancel, generation)
     world.at(2.5, world.heal)

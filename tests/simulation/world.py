@@ -26,6 +26,7 @@ from tests.simulation.provider import SimProvider
 from tests.simulation.stores import SimAccounts, SimCatalog, SimHistory, SimLedger, SimLimits, Transition
 from workers.ledger import settlements
 
+FIRST_TICK_S: Final = 0.05
 TICK_S: Final = 0.1
 STOPPED_WITHIN_S: Final = 8.0
 
@@ -227,7 +228,7 @@ class World:
     def start(self) -> None:
         for host in self.hosts:
             host.start()
-        self.loop.call_later(TICK_S, self._tick, context=OUTSIDE)
+        self.loop.call_later(FIRST_TICK_S, self._tick, context=OUTSIDE)
 
     def _tick(self) -> None:
         for device in self.devices:
@@ -239,13 +240,16 @@ class World:
         self.loop.call_later(TICK_S, self._tick, context=OUTSIDE)
 
     def _no_stale_runs(self) -> None:
-        """Rules 5 and 7: what history wants no more stops soon, once there are no faults."""
+        """Rules 5 and 7: what history wants no more stops soon, once there are no faults and a gateway that knows of it
+        hears it.
+        """
         now = self.loop.time()
         for host in self.routers:
             for name, running in host.running().items():
                 row = self.row(name)
                 stale = row is not None and (row.epoch > running.turn.epoch or row.end is not None)
-                if running.turn.state in ("ended", "dropped", "recording") or not stale:
+                heard = any(each.node.name in running.turn.edges and each.knows(name) for each in self.gateways)
+                if running.turn.state in ("ended", "dropped", "recording") or not (stale and heard):
                     self._stale.pop((host.node.name, name), None)
                 elif now - self._stale.setdefault((host.node.name, name), now) > STOPPED_WITHIN_S:
                     self.fail(f"{host.name} still runs epoch {running.turn.epoch} of {row}")
