@@ -16,6 +16,7 @@ from core.config import Config
 from core.errors import Unavailable
 from core.ids import new_process_id
 from core.limits.port import UserLimits
+from core.memory import settle
 from core.metrics import serve_metrics
 from gateway.activity import Activity
 from gateway.answers import HttpTurns
@@ -143,6 +144,7 @@ class _Gateway:
         metrics = serve_metrics(config.gateway.admin_host, config.gateway.admin_port, gateway.gauges)
         await stack.enter_async_context(metrics)
         await sockets.start()
+        settle()
         log.info("gateway %s serves zone %s", edge, config.zone)
         return gateway
 

@@ -218,7 +218,8 @@ class DirectCompletions:
 
     async def _again(self, call: Call, error: ProviderError) -> None:
         """Returns when the next attempt may begin; raises what the client is told where there is none."""
-        log.info("attempt %s at %s failed: %s", call.attempt, call.current.provider, error)
+        # What the provider said may repeat what it was asked: it stays out of the log.
+        log.info("attempt %s at %s failed: %s (HTTP %s)", call.attempt, call.current.provider, error.kind, error.status)
         if call.ended:
             raise _going_away() from error
         wait_s = call.retry_in_s(error)

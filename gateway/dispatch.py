@@ -291,6 +291,10 @@ class Supervisor:
         self._holding = True
         return [Hold()]
 
+    def on_hold_failed(self) -> None:
+        """The bus was away: tried again at the next tick."""
+        self._holding = False
+
     def _unhold(self) -> list[Effect]:
         if not self._holding:
             return []

@@ -27,7 +27,18 @@ class Live:
     place in the queue.
     """
 
-    __slots__ = ("answer", "ended", "lingers_until", "loading", "owner", "supervisor", "viewers", "waiters", "waits")
+    __slots__ = (
+        "answer",
+        "degraded",
+        "ended",
+        "lingers_until",
+        "loading",
+        "owner",
+        "supervisor",
+        "viewers",
+        "waiters",
+        "waits",
+    )
 
     def __init__(self, owner: str, supervisor: Supervisor, answer: Answer) -> None:
         self.owner = owner
@@ -35,6 +46,7 @@ class Live:
         self.answer = answer
         self.viewers: dict[Viewer, None] = {}
         self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.degraded = False
         self.lingers_until = 0.0
         self.loading = False
         self.waiters = 0

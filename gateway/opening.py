@@ -33,12 +33,13 @@ T = TypeVar("T")
 
 class Opened(msgspec.Struct, frozen=True):
     """A durable turn. `asked_at`: when the open, or of a duplicate the read, began (monotonic seconds). `duplicate`:
-    it was there before.
+    it was there before. `degraded`: admitted by a local bucket, as the shared limits are away.
     """
 
     turn: Turn
     duplicate: bool
     asked_at: float
+    degraded: bool = False
 
     @property
     def generation(self) -> str:
@@ -78,23 +79,24 @@ class Opener:
         conversation = frame.conversation_id
         known = TurnKey(conversation, frame.message_id) if frame.message_id else None
         asked_at = self._clock.monotonic()
-        home, row, parent = await asyncio.gather(
+        home, row, parent, alias = await asyncio.gather(
             told(self._history.home(conversation)),
             told(self._history.read(known)) if known else _nothing(),
             self._parent(frame),
+            self._alias(frame.model, conversation, user),
         )
         check_owner(home, user, "conversation_id")
         digest = body_hash(frame)
         if row is not None:
             return self._duplicate(row, digest, asked_at)
-        return await self._judged(known, digest, asked_at, self._new_send(user, frame, parent, digest))
+        return await self._judged(known, digest, asked_at, self._new_send(user, frame, parent, alias, digest))
 
-    async def _new_send(self, user: str, frame: Send, parent: Turn | None, digest: str) -> NewTurn:
+    async def _new_send(self, user: str, frame: Send, parent: Turn | None, alias: str, digest: str) -> NewTurn:
         conversation = frame.conversation_id
         if parent is not None and parent.end is None:
             message = "The answer before this message still runs; wait for its end or cancel it."
             raise ParleyError("busy", message, param="parent_id", retry_after_ms=500)
-        model = await self._model(frame.model, conversation, user)
+        model = await self._model(alias)
         key = self._key(conversation, frame.message_id, parent, "message_id")
         return NewTurn(
             key=key,
@@ -153,7 +155,7 @@ class Opener:
             check_continuable(source)
         key = self._key(conversation, frame.turn_id, source, "turn_id")
         wanted = frame.model if isinstance(frame, Regenerate) else None
-        model = await self._model(wanted or source.opened.model, conversation, user)
+        model = await self._model(wanted or source.opened.model)
         return NewTurn(
             key=key,
             owner=user,
@@ -194,13 +196,17 @@ class Opener:
         check_order(given, after.key.turn_id if after else None, now_ms, param)
         return TurnKey(conversation, given)
 
-    async def _model(self, wanted: str | None, conversation: str, user: str) -> CatalogModel:
-        if wanted is None:
-            try:
-                stored = await self._conversations.conversation(conversation, user)
-            except Unavailable:
-                stored = None
-            wanted = (stored.model if stored else None) or self._default_model
+    async def _alias(self, wanted: str | None, conversation: str, user: str) -> str:
+        """The model that was asked for, else the conversation's, else the default."""
+        if wanted is not None:
+            return wanted
+        try:
+            stored = await self._conversations.conversation(conversation, user)
+        except Unavailable:
+            stored = None
+        return (stored.model if stored else None) or self._default_model
+
+    async def _model(self, wanted: str) -> CatalogModel:
         model = await told(self._catalog.model(wanted))
         if model is None:
             message = f"There is no model {wanted[:80]!r}; GET /v1/models lists them."
@@ -211,7 +217,7 @@ class Opener:
         asked_at = self._clock.monotonic()
         reservation = generation_id(turn.key.conversation_id, turn.key.turn_id)
         wanted = turn.max_tokens + metering.estimate_tokens(turn.content)
-        await self._limits.admit(turn.owner, reservation, wanted, self._user_limits)
+        admission = await self._limits.admit(turn.owner, reservation, wanted, self._user_limits)
         self._opening[reservation] += 1
         try:
             result = await self._history.open(turn)
@@ -229,7 +235,7 @@ class Opener:
                 del self._opening[reservation]
         if isinstance(result, Applied):
             self._on_opened(turn)
-            return Opened(result.turn, False, asked_at)
+            return Opened(result.turn, False, asked_at, admission.degraded)
         if result.turn is not None:
             return self._duplicate(result.turn, turn.body_hash, asked_at)
         await self._release(turn.owner, reservation)

@@ -140,6 +140,7 @@ class Turns:
             live.supervisor.spends = True
             return live
         live = self._live.get(opened.generation) or self._new(user, opened.generation, opened.turn.key)
+        live.degraded = opened.degraded
         live.answer.on_epoch(opened.turn.epoch)
         self._run(live, live.supervisor.opened(self._clock.monotonic(), opened.turn, opened.asked_at))
         return live
@@ -201,6 +202,9 @@ class Turns:
         self._live.setdefault(live.answer.generation, live)
         live.supervisor.spends = live.supervisor.spends or spends
         live.viewers[viewer] = None
+        if live.degraded:
+            text = "Limits are checked by a local share of them for now; the answer comes all the same."
+            viewer.notice(Notice(code="degraded", message=text, generation_id=live.answer.generation))
         if live.supervisor.queued and live.waits is not None:
             viewer.queued(live.waits)
         if live.answer.end is not None:
@@ -376,6 +380,7 @@ class Turns:
                 lambda message: self._run(live, live.supervisor.on_attach(self._clock.monotonic(), message)),
             )
         except Unavailable:
+            live.supervisor.on_hold_failed()
             return
         if not live.supervisor.holding or generation in self._held:
             await self._quietly(served.stop())

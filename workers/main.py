@@ -14,6 +14,7 @@ from core.compose import Composition
 from core.config import Config
 from core.errors import Unavailable
 from core.ids import new_process_id
+from core.memory import settle
 from core.metrics import serve_metrics
 from core.spool import Spool
 from workers.janitor import Janitor
@@ -39,6 +40,7 @@ async def _router(parts: Composition, stop: asyncio.Event) -> None:
     async with serve_metrics(config.router.admin_host, config.router.admin_port, service.gauges):
         await recorder.start()
         await service.start()
+        settle()
         log.info("router %s takes turns of %s.%s", name, config.zone, config.pool)
         await stop.wait()
         await service.drain(config.router.drain_s)

@@ -313,14 +313,16 @@ class RouterService:
             self._run(running, turn.on_failed(self._now(), self._now_ms(), effect.attempt, message, True, 0.0))
             return
         request = self._request(prepared, effect, route.model)
+        mine = asyncio.current_task()
         try:
             async with aclosing(provider.stream(request)) as stream:
                 async for events in stream:
                     self._run(running, turn.on_events(self._now(), effect.attempt, events))
-                    if running.call is not asyncio.current_task():
+                    if running.call is not mine:
                         return
         except ProviderError as error:
-            log.info("attempt %s failed: %s", effect.attempt, error)
+            # What the provider said may repeat what it was asked: it stays out of the log.
+            log.info("attempt %s at %s failed: %s (HTTP %s)", effect.attempt, route.provider, error.kind, error.status)
             final = error.kind in FINAL_KINDS
             retry_s = (error.retry_after_ms or 0) / 1000
             done = turn.on_failed(self._now(), self._now_ms(), effect.attempt, error.kind, final, retry_s)
