@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cli.embedded.packages import Missing, folder
@@ -15,7 +16,8 @@ NAME = "smollm2"
 PROVIDER = "local"
 CONTEXT = 2048
 AT_ONCE = 4
-THREADS = 2
+# Its threads wait for each other spinning: as many as there are cores, and whatever else runs stalls them all.
+THREADS = max(1, (os.cpu_count() or 1) // 2)
 
 
 def weights() -> Path:
