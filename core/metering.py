@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from core.model import Usage
+from core.model import NewTurn, Usage
 
 BYTES_PER_TOKEN: Final = 4
 TOKENS_PER_MESSAGE: Final = 4
@@ -28,3 +28,8 @@ def estimate_usage(messages: Iterable[str], completion: str) -> Usage:
     """Usage where the provider gave none: `estimate_tokens`, and four tokens for the frame of each prompt message."""
     prompt = sum(estimate_tokens(message) + TOKENS_PER_MESSAGE for message in messages)
     return Usage(prompt_tokens=prompt, completion_tokens=estimate_tokens(completion), estimated=True)
+
+
+def reservation(turn: NewTurn) -> int:
+    """Tokens that are reserved for a turn: what its message is estimated at, and all that the answer may have."""
+    return turn.max_tokens + estimate_tokens(turn.content)

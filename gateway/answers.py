@@ -39,6 +39,9 @@ class HttpTurns:
     async def cancel(self, identity: Identity, generation_id: str) -> EndFrame:
         return await self._turns.cancel(identity.user_id, generation_id)
 
+    async def abandon(self, conversation_id: str) -> None:
+        await self._turns.abandon(conversation_id)
+
     async def generation(self, identity: Identity, generation_id: str) -> GenerationView:
         """As history holds it: of a running answer that is what was stored so far, at most about two seconds old."""
         row = await self._turns.read(identity.user_id, generation_id)

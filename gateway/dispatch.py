@@ -135,6 +135,7 @@ class Supervisor:
         self.cancelled = False
         self.queued = False
         self.spends = False
+        self.resent = False
         self._edge = edge
         self._row: Turn | None = None
         self._claiming = (-1, "")
@@ -167,9 +168,10 @@ class Supervisor:
     @property
     def engaged(self) -> bool:
         """Whether what is under way here must be seen through though nobody watches: this gateway decides who answers,
-        a claim or an end may be on its way to history, or a cancel is repeated until an end is read (rule 9).
+        a claim or an end may be on its way to history, a cancel is repeated until an end is read (rule 9), or somebody
+        sent the turn again and was told that it is accepted.
         """
-        return self.end is None and (self._arbiter or self._writing or self._cancel_wanted)
+        return self.end is None and (self._arbiter or self._writing or self._cancel_wanted or self.resent)
 
     @property
     def holding(self) -> bool:
@@ -331,13 +333,15 @@ class Supervisor:
             return self._adopt(now, now_ms, row)
         self.cancelled = self.cancelled or row.cancelled
         asking, self._asking = self._asking, None
-        if asking is not None and self._arbiter and self._granted is None and not self.cancelled:
+        if asking is not None and self._arbiter and self._granted is None and not (self.cancelled or self._writing):
             if rules.may_go_unread(now, asked_at):
                 return self._grant(now, asking)
             return []
         return self._judge(now, row)
 
     def _judge(self, now: float, row: Turn) -> list[Effect]:
+        if self._writing:
+            return []
         never_granted = self._arbiter and self._granted is None
         if never_granted and not self.cancelled:
             return []

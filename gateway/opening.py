@@ -31,6 +31,10 @@ PARAMS: Final = frozenset(
 T = TypeVar("T")
 
 
+async def _nothing() -> None:
+    return None
+
+
 class Opened(msgspec.Struct, frozen=True):
     """A durable turn. `asked_at`: when the open, or of a duplicate the read, began (monotonic seconds). `duplicate`:
     it was there before. `degraded`: admitted by a local bucket, as the shared limits are away.
@@ -115,7 +119,14 @@ class Opener:
             since_ms=self._clock.wall_ms(),
         )
 
-    async def _judged(self, known: TurnKey | None, digest: str, asked_at: float, judging: Awaitable[NewTurn]) -> Opened:
+    async def _judged(
+        self,
+        known: TurnKey | None,
+        digest: str,
+        asked_at: float,
+        judging: Awaitable[NewTurn],
+        before: Callable[[], Awaitable[None]] = _nothing,
+    ) -> Opened:
         """Opens what is judged good. What is refused is looked up once more: the same id may have been stored, here or
         elsewhere, since its row was read, and is then its own parent, or older than one.
         """
@@ -126,10 +137,15 @@ class Opener:
             if row is None:
                 raise
             return self._duplicate(row, digest, asked_at)
-        return await self._open(turn)
+        return await self._open(turn, before)
 
-    async def branch(self, user: str, frame: Regenerate | Continue) -> Opened:
-        """Another answer to the same message, or the rest of one that broke off. Raises `ParleyError`."""
+    async def branch(
+        self, user: str, frame: Regenerate | Continue, before: Callable[[], Awaitable[None]] = _nothing
+    ) -> Opened:
+        """Another answer to the same message, or the rest of one that broke off. Raises `ParleyError`.
+
+        `before` is awaited once the branch is judged and admitted, right before it is opened; not for a duplicate.
+        """
         if frame.turn_id is not None:
             check_id(frame.turn_id, "turn_id")
         source_key = answer_key(frame.generation_id)
@@ -147,7 +163,7 @@ class Opener:
             return self._duplicate(row, digest, asked_at)
         if source is None:
             raise _no_such_answer()
-        return await self._judged(known, digest, asked_at, self._new_branch(user, frame, source, digest))
+        return await self._judged(known, digest, asked_at, self._new_branch(user, frame, source, digest), before)
 
     async def _new_branch(self, user: str, frame: Regenerate | Continue, source: Turn, digest: str) -> NewTurn:
         conversation = source.key.conversation_id
@@ -213,22 +229,23 @@ class Opener:
             raise ParleyError("invalid", message, param="model")
         return model
 
-    async def _open(self, turn: NewTurn) -> Opened:
+    async def _open(self, turn: NewTurn, before: Callable[[], Awaitable[None]]) -> Opened:
         asked_at = self._clock.monotonic()
         reservation = generation_id(turn.key.conversation_id, turn.key.turn_id)
-        wanted = turn.max_tokens + metering.estimate_tokens(turn.content)
-        admission = await self._limits.admit(turn.owner, reservation, wanted, self._user_limits)
+        admission = await self._limits.admit(turn.owner, reservation, metering.reservation(turn), self._user_limits)
         self._opening[reservation] += 1
         try:
+            await before()
             result = await self._history.open(turn)
         except Unknown as error:
             message = "It is not known whether this was stored; send the same id again."
             raise ParleyError("unknown", message, retry_after_ms=500) from error
         except Unavailable as error:
-            # Another send of the same id may open the turn at this moment; the reservation is then that turn's.
-            if self._opening[reservation] == 1:
-                await self._release(turn.owner, reservation)
+            await self._release_unless_shared(turn.owner, reservation)
             raise away(error) from error
+        except ParleyError:
+            await self._release_unless_shared(turn.owner, reservation)
+            raise
         finally:
             self._opening[reservation] -= 1
             if not self._opening[reservation]:
@@ -240,6 +257,11 @@ class Opener:
             return self._duplicate(result.turn, turn.body_hash, asked_at)
         await self._release(turn.owner, reservation)
         raise _no_conversation("conversation_id")
+
+    async def _release_unless_shared(self, account: str, reservation: str) -> None:
+        # Another send of the same id may open the turn at this moment; the reservation is then that turn's.
+        if self._opening[reservation] == 1:
+            await self._release(account, reservation)
 
     async def _release(self, account: str, reservation: str) -> None:
         try:
@@ -254,10 +276,6 @@ async def told(reading: Awaitable[T]) -> T:
         return await reading
     except Unavailable as error:
         raise away(error) from error
-
-
-async def _nothing() -> None:
-    return None
 
 
 def away(_: Unavailable) -> ParleyError:

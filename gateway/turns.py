@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from typing import Any, Final
 
 from core import turn as rules
@@ -46,6 +47,7 @@ CANCEL_WAIT_S: Final = 10.0
 LOAD_RETRY_S: Final = 0.5
 LINGER_S: Final = 10.0
 MAX_TASKS: Final = 20_000
+NEWEST: Final = 100
 
 
 class Turns:
@@ -119,9 +121,10 @@ class Turns:
     async def _open(self, user: str, frame: Send | Regenerate | Continue) -> tuple[Accepted, Live]:
         if isinstance(frame, Send):
             opened = await self._opener.send(user, frame)
+        elif isinstance(frame, Regenerate):
+            cancel = partial(self._cancel_running, user, frame.generation_id)
+            opened = await self._opener.branch(user, frame, cancel)
         else:
-            if isinstance(frame, Regenerate):
-                await self._cancel_running(user, frame.generation_id)
             opened = await self._opener.branch(user, frame)
         live = self._supervise(user, opened)
         accepted = Accepted(
@@ -137,7 +140,7 @@ class Turns:
     def _supervise(self, user: str, opened: Opened) -> Live:
         if opened.duplicate:
             live = self._known(user, opened.generation, opened.turn, opened.asked_at)
-            live.supervisor.spends = True
+            live.supervisor.spends = live.supervisor.resent = True
             return live
         live = self._live.get(opened.generation) or self._new(user, opened.generation, opened.turn.key)
         live.degraded = opened.degraded
@@ -193,6 +196,14 @@ class Turns:
         finally:
             live.waiters -= 1
         return end_frame(generation, end)
+
+    async def abandon(self, conversation: str) -> None:
+        """Cancels what runs in a conversation that was deleted: nothing new opens there. Raises `ParleyError`."""
+        asked_at = self._clock.monotonic()
+        page = await told(self._history.page(conversation, None, NEWEST))
+        for row in [stored.turn for stored in page.turns if stored.turn.end is None]:
+            live = self._known(row.opened.owner, generation_id(conversation, row.key.turn_id), row, asked_at)
+            self._run(live, live.supervisor.cancel(self._clock.monotonic()))
 
     def watch(self, live: Live, viewer: Viewer, spends: bool = True) -> None:
         """Adds a viewer; it is told at once what there is.
@@ -466,8 +477,11 @@ class Turns:
             now = self._clock.monotonic()
             bus_ok = self.bus_ok
             for live in list(self._live.values()):
-                self._run(live, live.supervisor.tick(now, bus_ok))
-                self._forget_if_idle(live)
+                try:
+                    self._run(live, live.supervisor.tick(now, bus_ok))
+                    self._forget_if_idle(live)
+                except Exception:
+                    log.exception("the tick of %s failed", live.answer.generation)
 
     async def _round_trip_loop(self) -> None:
         while True:

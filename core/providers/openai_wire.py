@@ -71,6 +71,8 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
+MOST_TOKENS = 1 << 40
+
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -198,8 +200,8 @@ class AnswerDecoder:
         for choice in chunk.choices or ():
             if choice.index == 0:
                 self._choice(choice, out)
-        if chunk.usage is not None:
-            out.append(_usage(chunk.usage))
+        if chunk.usage is not None and (usage := _usage(chunk.usage)) is not None:
+            out.append(usage)
 
     def _choice(self, choice: _Choice, out: list[ProviderEvent]) -> None:
         delta = choice.delta
@@ -236,14 +238,16 @@ class AnswerDecoder:
             out.append(TextDelta(text, kind, part))
 
 
-def _usage(usage: _Usage) -> Usage:
+def _usage(usage: _Usage) -> Usage | None:
+    """What the provider counted; None where that cannot be, as nobody is charged by such a figure."""
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    return Usage(
+    counts = (
         usage.prompt_tokens,
         usage.completion_tokens,
         (prompt.cached_tokens or 0) if prompt is not None else 0,
         (completion.reasoning_tokens or 0) if completion is not None else 0,
     )
+    return Usage(*counts) if all(0 <= count <= MOST_TOKENS for count in counts) else None
 
 
 def kind_of_status(status: int) -> ErrorKind:

@@ -104,10 +104,11 @@ class ConversationsController(Controller):
 
     @delete("/{conversation_id:str}")
     async def remove(self, caller: Caller, services: Svc, conversation_id: FromPath[str]) -> None:
-        """Hides it; it can be restored for 30 days."""
+        """Hides it and cancels what runs in it; it can be restored for 30 days."""
         await owned_home(caller, services, conversation_id, deleted=None)
         now_ms = services.clock.wall_ms()
         await services.history.set_deleted(conversation_id, now_ms)
+        await services.turns.abandon(conversation_id)
         await services.accounts.set_conversation_deleted(conversation_id, caller.user_id, now_ms)
 
     @post("/{conversation_id:str}/restore", status_code=200)

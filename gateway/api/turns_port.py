@@ -43,6 +43,10 @@ class Turns(Protocol):
         """The stored end, whichever it is; the wait for it is bounded (`unknown`)."""
         ...
 
+    async def abandon(self, conversation_id: str) -> None:
+        """Cancels what runs in a conversation that was deleted: the caller has checked whose it was. Idempotent."""
+        ...
+
     async def generation(self, identity: Identity, generation_id: str) -> GenerationView: ...
 
     def watch(self, identity: Identity, generation_id: str, epoch: int, seq: int) -> AsyncIterator[ServerFrame]:

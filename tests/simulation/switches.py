@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -111,10 +111,10 @@ def reservation_is_the_requests(patch: Patch) -> None:
         async def settle(self, account: str, turn: str, tokens: int) -> None:
             await self._limits.settle(account, turn, tokens)
 
-    async def open_(self: Opener, turn: NewTurn) -> Opened:
+    async def open_(self: Opener, turn: NewTurn, before: Callable[[], Awaitable[None]]) -> Opened:
         other = copy.copy(self)
         other._limits = Named(self._limits)  # type: ignore[assignment]
-        return await usual(other, turn)
+        return await usual(other, turn, before)
 
     patch.setattr(Opener, "_open", open_)
 
@@ -177,8 +177,10 @@ def last_check_is_left_out(patch: Patch) -> None:
 
 
 def only_the_arbiter_supervises(patch: Patch) -> None:
-    usual = Supervisor.tick
-    patch.setattr(Supervisor, "tick", lambda self, now, ok: usual(self, now, ok) if self.arbiter else [])
+    # What a client asks again is judged by the row, too; only the arbiter draws a conclusion here.
+    tick, judge = Supervisor.tick, Supervisor._judge
+    patch.setattr(Supervisor, "tick", lambda self, now, ok: tick(self, now, ok) if self.arbiter else [])
+    patch.setattr(Supervisor, "_judge", lambda self, now, row: judge(self, now, row) if self.arbiter else [])
 
 
 def nobody_supervises_without_a_client(patch: Patch) -> None:

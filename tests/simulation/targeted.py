@@ -288,7 +288,9 @@ def history_away_at_the_end(world: World) -> None:
 
 
 def history_away_for_long(world: World) -> None:
-    """History is away for more than a minute, and nobody is left who would ask for the answer again."""
+    """History is away for more than a minute, and nobody is left who would ask for the answer again; then the routers
+    die, and come back to what they kept on disk.
+    """
     world.tended = True
     ask(world, 0)
     long_answer(world)
@@ -296,6 +298,8 @@ def history_away_for_long(world: World) -> None:
     world.at(1.5, setattr, world.faults, "history_away", True)
     for host in world.gateways:
         world.at(2.0, world.kill, host, 0.5)
+    for host in world.routers:
+        world.at(70.0, world.kill, host, 0.5)
     world.at(75.0, world.heal)
 
 

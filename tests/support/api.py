@@ -77,6 +77,7 @@ class ScriptedTurns:
         self.asked: list[tuple[str, int, int]] = []
         self.script: list[ServerFrame | ParleyError | None] = []
         self.watching = 0
+        self.abandoned: list[str] = []
 
     async def send(self, identity: Identity, frame: Send) -> Accepted:
         await self._check(identity, frame.conversation_id)
@@ -93,6 +94,9 @@ class ScriptedTurns:
     async def cancel(self, identity: Identity, generation: str) -> EndFrame:
         await self._conversation(identity, generation)
         return done(generation)
+
+    async def abandon(self, conversation_id: str) -> None:
+        self.abandoned.append(conversation_id)
 
     async def generation(self, identity: Identity, generation: str) -> GenerationView:
         await self._conversation(identity, generation)

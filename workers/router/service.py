@@ -12,13 +12,14 @@ from typing import Any, Final, Protocol
 from core.bus.port import Bus, Subscription
 from core.clock import Clock
 from core.config import Config
-from core.errors import Unavailable, Unknown
+from core.errors import ParleyError, Unavailable, Unknown
 from core.events import Beat, Dispatch, EdgeMessage, GrantMessage, Life, No, RunMessage, Stop
 from core.history.port import History
-from core.ids import new_run
+from core.ids import generation_id, new_run
 from core.ledger.port import Entry
-from core.limits.port import Limits
-from core.model import TurnKey
+from core.limits.port import Limits, UserLimits
+from core.metering import reservation
+from core.model import Turn, TurnKey
 from core.providers.port import Provider, ProviderError, ProviderRequest
 from core.turn import HEARTBEAT_S, HISTORY_AWAY_S
 from workers.router import effects as do
@@ -260,6 +261,9 @@ class RouterService:
         except (Unavailable, Unknown) as error:
             log.warning("history is away for %s: %s", turn.generation, error)
             done = failed(self._now())
+        except Exception:
+            log.exception("history cannot take what %s asks of it", turn.generation)
+            done = failed(self._now())
         self._run(running, done)
 
     async def _close(self, running: _Running) -> None:
@@ -298,9 +302,26 @@ class RouterService:
             running.account = error.row.opened.owner if error.row else ""
             self._run(running, turn.on_unready(self._now(), error.row, error.code, error.message))
             return
+        if not await self._reserved(prepared.row):
+            message = "The tokens that this answer may cost are not left for today; nothing was charged."
+            self._run(running, turn.on_unready(self._now(), prepared.row, "quota", message))
+            return
         running.prepared = prepared
         running.account = prepared.row.opened.owner
         self._run(running, turn.on_ready(self._now(), self._now_ms(), prepared.row, prepared.plan))
+
+    async def _reserved(self, row: Turn) -> bool:
+        """A new epoch reserves again, as the reservation may have lapsed; one that stands is taken as it is."""
+        if row.epoch == 0:
+            return True
+        opened, bounds = row.opened, self._config.limits
+        limits = UserLimits(bounds.requests_per_minute, bounds.turns_at_once, bounds.tokens_per_day)
+        name = generation_id(row.key.conversation_id, row.key.turn_id)
+        try:
+            await self._limits.admit(opened.owner, name, reservation(opened), limits)
+        except ParleyError as error:
+            return error.code != "quota"
+        return True
 
     async def _call(self, running: _Running, effect: do.Call) -> None:
         """Streams one attempt into its turn."""
@@ -326,6 +347,11 @@ class RouterService:
             final = error.kind in FINAL_KINDS
             retry_s = (error.retry_after_ms or 0) / 1000
             done = turn.on_failed(self._now(), self._now_ms(), effect.attempt, error.kind, final, retry_s)
+            self._run(running, done)
+            return
+        except Exception:
+            log.exception("attempt %s failed for a reason of ours", effect.attempt)
+            done = turn.on_failed(self._now(), self._now_ms(), effect.attempt, "internal", False, 0.0)
             self._run(running, done)
             return
         self._run(running, turn.on_finished(self._now(), self._now_ms(), effect.attempt))
@@ -401,7 +427,10 @@ class RouterService:
         while True:
             now = self._now()
             for running in list(self._running.values()):
-                self._run(running, running.turn.tick(now))
+                try:
+                    self._run(running, running.turn.tick(now))
+                except Exception:
+                    log.exception("the tick of %s failed", running.turn.generation)
             await asyncio.sleep(TICK_S)
 
     async def _renew_loop(self) -> None:
@@ -420,12 +449,25 @@ class RouterService:
         """Leaves the queue group while there is no room, and joins it again when there is (rule 11)."""
         while True:
             await asyncio.sleep(TICK_S)
+            self._forget_ended()
             room = self.busy < self._config.router.max_turns and self.text_bytes < self._config.router.text_bytes
             if not room and self._taking is not None:
                 await self._taking.stop()
                 self._taking = None
             elif room and self._taking is None and not self._draining:
                 await self._attempt(self._join())
+
+    def _forget_ended(self) -> None:
+        """Over the byte budget texts of ended answers go, the oldest first: who asks for one reads history."""
+        size = self.text_bytes
+        if size < self._config.router.text_bytes:
+            return
+        ended = [running for running in self._running.values() if running.turn.state == "ended"]
+        for running in sorted(ended, key=lambda running: running.turn.ended_at):
+            if size < self._config.router.text_bytes:
+                return
+            size -= running.turn.text.size
+            self._forget(running)
 
     async def _join(self) -> None:
         self._taking = await self._bus.serve_turns(self._config.zone, self._config.pool, self._on_dispatch)

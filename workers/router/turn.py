@@ -7,7 +7,7 @@ history cannot take the end, and `dropped` for a run that history or its arbiter
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from core import turn as rules
 from core.events import Attach as AttachMessage
@@ -51,19 +51,9 @@ from workers.router.effects import (
 )
 from workers.router.text import EpochText
 
-State = Literal[
-    "offered",
-    "reading",
-    "waiting",
-    "calling",
-    "streaming",
-    "claiming",
-    "ending",
-    "away",
-    "recording",
-    "ended",
-    "dropped",
-]
+Begun = Literal["offered", "reading", "waiting", "calling", "streaming", "claiming"]
+Closing = Literal["ending", "away", "recording", "ended", "dropped"]
+State: TypeAlias = Begun | Closing
 
 OFFER_EVERY_S: Final = 0.25
 RETRY_EVERY_S: Final = 0.5
@@ -100,6 +90,7 @@ class RouterTurn:
         self._appending = False
         self._unappended: list[int] = []
         self._away_since: float | None = None
+        self._spooled = False
         self.text = EpochText(0.0)
 
     def offer(self, now: float) -> list[Effect]:
@@ -419,7 +410,7 @@ class RouterTurn:
         self.end = result.turn.end
         entry = self._closing_entry(self.end)
         if entry is None:
-            return self._finish(now)
+            return self._finish(now, acknowledged=not self._spooled)
         self.state = "recording"
         return [Record(entry)]
 
@@ -434,15 +425,19 @@ class RouterTurn:
             self._away_since = now
             self.state = "away"
             return [Tell([Finishing(self.generation, self.epoch, self.run)])]
-        if now - self._away_since < rules.HISTORY_AWAY_S:
-            return []
-        return self._spool()
+        waited = now - self._away_since
+        if waited >= rules.TAIL_LIFE_S:
+            return [*self._spool(), *self._drop()]
+        return self._spool() if waited >= rules.HISTORY_AWAY_S else []
 
     def _spool(self) -> list[Effect]:
+        """Once; the run stays owned and goes on trying, so that no watcher has the answer begun again."""
+        if self._spooled:
+            return []
+        self._spooled = True
         rest = tuple(self.text.increments[i] for i in self._unappended)
         end = self._make_end()
-        self.state = "dropped"
-        return [SpoolEnd(end, rest, self._closing_entry(end)), Forget()]
+        return [SpoolEnd(end, rest, self._closing_entry(end))]
 
     def _finish(self, now: float, acknowledged: bool = True) -> list[Effect]:
         """Rule 10: what the stream has not acknowledged stays listed, and the janitor closes it."""
@@ -466,7 +461,8 @@ class RouterTurn:
 
     def give_up(self) -> list[Effect]:
         """This process goes away now: another answers, and what only waits for history is kept for it."""
-        return self._spool() if self.state in ("ending", "away") else self._supersede()
+        kept = self.state in ("ending", "away")
+        return [*self._spool(), *self._drop()] if kept else self._supersede()
 
     def _drop(self) -> list[Effect]:
         self.state = "dropped"

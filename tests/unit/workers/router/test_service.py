@@ -15,7 +15,7 @@ from core.clock import SystemClock
 from core.config import Config, Router
 from core.config import Provider as Settings
 from core.context import Context
-from core.errors import Unavailable
+from core.errors import ParleyError, Unavailable
 from core.events import (
     Attach,
     Beat,
@@ -35,7 +35,7 @@ from core.events import (
 from core.history.port import Applied, History, Refused
 from core.ids import generation_id
 from core.ledger.port import Entry
-from core.limits.port import Limits
+from core.limits.port import Admission, Limits, UserLimits
 from core.model import End, Increment, NewTurn, Turn, TurnKey, Usage
 from core.providers.port import (
     ErrorKind,
@@ -140,6 +140,14 @@ class MemoryLimits:
     def __init__(self) -> None:
         self.settled: list[tuple[str, str, int]] = []
         self.renewed: list[tuple[str, str]] = []
+        self.admitted: list[tuple[str, str, int]] = []
+        self.refuses: ParleyError | None = None
+
+    async def admit(self, account: str, turn: str, tokens: int, limits: UserLimits) -> Admission:
+        self.admitted.append((account, turn, tokens))
+        if self.refuses is not None:
+            raise self.refuses
+        return Admission(False, 1, 1, 0)
 
     async def renew(self, reservations: Sequence[tuple[str, str]]) -> None:
         self.renewed += reservations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from core import turn as rules
@@ -154,11 +155,25 @@ def test_after_a_minute_the_end_goes_to_the_spool() -> None:
     bench = Bench().away()
     end = one(bench.store(bench.turn.tick(START + RETRY_EVERY_S)), do.WriteEnd).end
     bench.turn.on_end_failed(START + RETRY_EVERY_S)
-    spool, forget = drive_away(bench, bench.turn.on_end_failed)
-    assert isinstance(spool, do.SpoolEnd)
-    assert (spool.end, spool.increments, forget) == (end, (), do.Forget())
+    spool = one(drive_away(bench, bench.turn.on_end_failed), do.SpoolEnd)
+    assert (spool.end, spool.increments) == (end, ())
     assert spool.entry is not None
     assert (spool.entry.charged_to, spool.entry.outcome) == ("user", "done")
+    assert bench.turn.alive, "no watcher may have it begun again"
+
+
+def test_a_spooled_end_is_still_tried_and_left_to_the_spool_to_record() -> None:
+    bench = Bench().away()
+    end = one(bench.store(bench.turn.tick(START + RETRY_EVERY_S)), do.WriteEnd).end
+    bench.turn.on_end_failed(START + RETRY_EVERY_S)
+    drive_away(bench, bench.turn.on_end_failed)
+    later = START + 90
+    assert one(bench.turn.tick(later), do.WriteEnd).end == end
+    assert bench.turn.on_end_failed(later) == [], "it is spooled once"
+    assert one(bench.turn.tick(later + 1), do.WriteEnd).end == end
+    row = msgspec.structs.replace(bench.row, end=end)
+    told = bench.turn.on_end_stored(later + 1, Applied(row))
+    assert told == [do.Tell([Ended("g", end)])], "recorded, and unlisted, by who replays the spool"
 
 
 def test_after_a_minute_the_text_that_history_misses_goes_to_the_spool_too() -> None:
