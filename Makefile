@@ -30,7 +30,7 @@ format: ## format the code and fix what the linter can fix
 
 check: lint ## lint, unit tests and a short simulation, in under a minute
 	@tools/setup peers
-	@exec pytest -q tests/unit tests/simulation --seeds 200 $(ARGS)
+	@exec pytest -q -n 3 tests/unit tests/simulation/test_{seeds,loop}.py --seeds 200 $(ARGS)
 
 build: ## wheel and sdist into dist/, each proved by installing it into an empty environment
 	@tools/setup dev page

@@ -13,6 +13,7 @@ from cli.chat_answer import Answer, Out
 from cli.chat_client import ChatError, Client
 from cli.control import add_data
 from cli.layout import Layout, read_json
+from cli.ports import base_url
 from core.config import load
 
 INTERRUPTED = 130
@@ -48,7 +49,7 @@ def _credential(args: argparse.Namespace) -> tuple[str, str]:
         raise ChatError(f"there is no stack in {layout.data}: start one with `parley up`, or give --url")
     if not args.url:
         gateway = load(environ=read_json(layout.environment)).gateway
-        return f"http://127.0.0.1:{gateway.port}", token or owner.get("key", "")
+        return base_url(gateway.host, gateway.port), token or owner.get("key", "")
     return args.url, token
 
 

@@ -48,7 +48,7 @@ def last_lines(log: Path, count: int) -> list[str]:
             lines = file.read().decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return []
-    return lines[-count:]
+    return lines[-count:] if count else []
 
 
 class Follower:

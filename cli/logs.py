@@ -17,7 +17,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", nargs="?", help="one part only")
     add_data(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on as it grows, until Ctrl-C")
-    parser.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many of the last lines of each")
+    parser.add_argument(
+        "-n", "--lines", type=_count, default=20, metavar="N", help="how many of the last lines of each"
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,25 @@ class PortTaken(Exception):
     """A port that was asked for is in use; the message says by whom and what to do."""
 
 
+def port(text: str) -> int:
+    """An option's value: a port that can be listened on. Raises ValueError."""
+    number = int(text)
+    if not 1 <= number <= 65_535:
+        raise ValueError(text)
+    return number
+
+
+def reachable(host: str) -> str:
+    """Where a server that listens on this address is reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+def base_url(host: str, port: int) -> str:
+    """The URL of an HTTP server that listens on this address, as seen from this machine."""
+    name = reachable(host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
 def reserve(host: str, port: int, option: str) -> socket.socket:
     """Takes a port that several of our processes will share with SO_REUSEPORT, for as long as the socket stays open: it
     does not listen, so it gets no connection. Raises `PortTaken` where anybody has the port.

@@ -9,21 +9,21 @@ from collections.abc import AsyncIterator
 from cli.supervisor import Probe
 
 
-def answers(port: int, request: bytes, expected: bytes) -> Probe:
+def answers(port: int, request: bytes, expected: bytes, host: str = "127.0.0.1") -> Probe:
     """A server that answers `request` with something that begins with `expected`."""
 
     async def probe() -> bool:
-        async with _connected(port) as (reader, writer):
+        async with _connected(host, port) as (reader, writer):
             writer.write(request)
             return await reader.readexactly(len(expected)) == expected
 
     return probe
 
 
-def http_ok(port: int, path: str, headers: str = "") -> Probe:
+def http_ok(port: int, path: str, headers: str = "", host: str = "127.0.0.1") -> Probe:
     """An HTTP server that answers 200 to a GET of `path`."""
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n"
-    return answers(port, request.encode(), b"HTTP/1.1 200")
+    return answers(port, request.encode(), b"HTTP/1.1 200", host)
 
 
 def http_alive(port: int) -> Probe:
@@ -33,8 +33,8 @@ def http_alive(port: int) -> Probe:
 
 
 @contextlib.asynccontextmanager
-async def _connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def _connected(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(host, port)
     try:
         yield reader, writer
     finally:

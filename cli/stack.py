@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from cli.embedded import model, nats, postgres, redis
 from cli.layout import Layout, read_json, write_json
-from cli.ports import PortTaken, choose, is_free
+from cli.ports import PortTaken, base_url, choose, is_free, reachable
 from cli.probes import http_alive, http_ok
 from cli.secrets import Secrets
 from cli.supervisor import Part
@@ -70,7 +71,7 @@ def configure(user: Config, layout: Layout, ports: Mapping[str, int], secrets: S
         redis=replace(user.redis, url=redis.url(ports["redis"], secrets)),
         gateway=replace(
             gateway,
-            origins=gateway.origins or _loopback_origins(gateway.port),
+            origins=gateway.origins or _origins(gateway.host, gateway.port),
             web_root=gateway.web_root or (str(page) if page.is_dir() else ""),
             drain_s=min(gateway.drain_s, GATEWAY_DRAIN_S),
         ),
@@ -89,12 +90,17 @@ def configure(user: Config, layout: Layout, ports: Mapping[str, int], secrets: S
     return config
 
 
-def _loopback_origins(port: int) -> tuple[str, ...]:
-    return tuple(f"http://{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]"))
+def _origins(host: str, port: int) -> tuple[str, ...]:
+    names = tuple(f"http://{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
+    return tuple(dict.fromkeys((*names, base_url(host, port))))
 
 
-def check_ports(config: Config) -> None:
-    """Raises `PortTaken` where the two public ports are one."""
+def check_addresses(config: Config) -> None:
+    """Raises `PortTaken` where the two public ports are one, or the host is no address to listen on."""
+    try:
+        ipaddress.ip_address(config.gateway.host)
+    except ValueError:
+        raise PortTaken(f"--host {config.gateway.host}: an IP address is needed, such as 127.0.0.1 or ::") from None
     if config.gateway.port == config.gateway.ws_port:
         raise PortTaken(f"--port and --ws-port are both {config.gateway.port}; they must differ")
 
@@ -126,7 +132,7 @@ def _gateway(name: str, config: Config, layout: Layout, ports: Mapping[str, int]
         env=env | settings,
         log=layout.log(name),
         ports={"http": gateway.port, "ws": gateway.ws_port, "own": own, "own_ws": own_ws, "admin": admin},
-        probe=http_ok(own, "/readyz"),
+        probe=http_ok(own, "/readyz", host=reachable(gateway.host)),
         needs=NEEDED,
         stop_s=gateway.drain_s + 2.0,
     )

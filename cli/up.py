@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shlex
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from cli.embedded.postgres import make_cluster, make_database
 from cli.layout import InUse, Layout, write_json
 from cli.logfiles import keep_bounded
 from cli.main import version
-from cli.ports import PortTaken, reserve
+from cli.ports import PortTaken, base_url, port, reserve
 from cli.secrets import Secrets
 from cli.secrets import load as load_secrets
 from cli.supervisor import Part, PartFailed, Status, Supervisor
@@ -35,8 +36,8 @@ FAILURES = (PartFailed, MigrationError, Unavailable, OSError)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, metavar="N", help="for the page, HTTP and SSE (default: 8080)")
-    parser.add_argument("--ws-port", type=int, metavar="N", help="for WebSockets (default: 8081)")
+    parser.add_argument("--port", type=port, metavar="N", help="for the page, HTTP and SSE (default: 8080)")
+    parser.add_argument("--ws-port", type=port, metavar="N", help="for WebSockets (default: 8081)")
     parser.add_argument("--host", metavar="ADDRESS", help="where to listen for clients (default: 127.0.0.1)")
     parser.add_argument("--data", type=Path, default=Path(".parley"), metavar="DIR", help="what is kept (.parley)")
     parser.add_argument("--config", metavar="FILE", help="configuration (TOML): providers, models, limits, …")
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
             layout.make()
             held.callback(os.close, layout.take())
             config = _with_options(load(args.config), args)
-            stack.check_ports(config)
-            for port, option in ((config.gateway.port, "--port"), (config.gateway.ws_port, "--ws-port")):
-                held.enter_context(contextlib.closing(reserve(config.gateway.host, port, option)))
+            stack.check_addresses(config)
+            for number, option in ((config.gateway.port, "--port"), (config.gateway.ws_port, "--ws-port")):
+                held.enter_context(contextlib.closing(reserve(config.gateway.host, number, option)))
             up = Up(config, layout, with_model=not args.no_model)
         except (InUse, PortTaken, Missing) as error:
             print(f"parley: {error}", file=sys.stderr)
@@ -100,9 +101,7 @@ class Up:
 
     @property
     def url(self) -> str:
-        gateway = self._config.gateway
-        host = "127.0.0.1" if gateway.host in ("0.0.0.0", "::") else gateway.host  # noqa: S104 - compared, not bound
-        return f"http://[{host}]:{gateway.port}" if ":" in host else f"http://{host}:{gateway.port}"
+        return base_url(self._config.gateway.host, self._config.gateway.port)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -164,8 +163,17 @@ class Up:
             await self._supervisor.start([*stack.GATEWAYS, *stack.ROUTERS, *stack.WORKERS])
         self._enter("ready")
         _print(f"\nready after {time.monotonic() - self._began:.1f} s: {self._link}")
-        _print("The link logs you in once, within 15 minutes. Another account: parley admin user add EMAIL")
-        _print("Ask from here: parley chat. Stop: Ctrl-C.\n")
+        parley, data = self._command()
+        _print(f"The link logs you in once, within 15 minutes. Another account: {parley} admin user add EMAIL{data}")
+        _print(f"Ask from here: {parley} chat{data}. Stop: Ctrl-C.\n")
+
+    def _command(self) -> tuple[str, str]:
+        """How `parley` is called from here on this data folder: the command, and the option that names the folder."""
+        own = Path(sys.executable).with_name("parley")
+        # `make run` has put the environment on its own PATH only.
+        called = os.path.relpath(own) if own.exists() else "parley"
+        usual = self._layout.data == Layout(Path(".parley")).data
+        return called, "" if usual else f" --data {shlex.quote(str(self._layout.data))}"
 
     async def _postgres(self) -> None:
         if not self._layout.postgres.exists():

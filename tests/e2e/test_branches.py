@@ -47,6 +47,31 @@ async def test_a_regenerate_of_a_running_answer_stops_it(user: User, mock: MockC
     assert branch.generation_id != answer.generation_id
 
 
+async def test_a_refused_regenerate_stops_nothing(user: User, mock: MockControl) -> None:
+    mark, _, device, answer = await running(user, mock)
+    other = await user.connect()
+    for fields, code in (
+        ({"turn_id": "garbage"}, "invalid"),
+        ({"turn_id": "00000000-0000-7000-8000-000000000000"}, "id_out_of_order"),
+        ({"model": "no such model"}, "invalid"),
+    ):
+        with pytest.raises(Refused, match=code):
+            await other.regenerate(answer.generation_id, **fields)
+    await mock.open_gate(mark)
+    await device.finish(answer)
+    [call] = await served(mock, mark)
+    assert (answer.ended, answer.text) == ("done", call.text)
+
+
+async def test_deleting_a_conversation_stops_its_answer(user: User, mock: MockControl) -> None:
+    mark, conversation, device, answer = await running(user, mock)
+    await user.call("DELETE", f"/v1/conversations/{conversation}")
+    await device.finish(answer)
+    assert answer.ended == "cancelled"
+    [call] = await served(mock, mark)
+    assert call.end == "client_closed"
+
+
 async def test_what_was_stopped_goes_on_where_it_ended(user: User, mock: MockControl) -> None:
     mark, conversation, device, answer = await running(user, mock)
     await device.cancel(answer)

@@ -196,3 +196,24 @@ async def test_a_gateway_dies_between_open_and_dispatch(stack: Stack, user: User
     [entry] = await charges(stack, answer.generation_id)
     assert entry["charged_to"] == "user"
     await asyncio.to_thread(stack.wait_replaced, "gateway-1", old)
+
+
+async def test_sent_again_over_http_it_is_answered_though_nobody_watches(
+    stack: Stack, user: User, mock: MockControl
+) -> None:
+    mark = new_mark()
+    for router in ROUTERS:
+        await asyncio.to_thread(stack.stop_part, router)
+    ids = {"message_id": new_id(), "conversation_id": await user.conversation()}
+    frame = {"type": "send", **ids, "content": question(mark, chunks=3)}
+    accepted = await post(user, frame, "gateway-1")
+    old = await asyncio.to_thread(stack.kill, "gateway-1", signal.SIGKILL)
+    for router in ROUTERS:
+        await asyncio.to_thread(stack.start_part, router)
+
+    again = await post(user, frame, "gateway-2")
+    assert (again["generation_id"], again["duplicate"]) == (accepted["generation_id"], True)
+    stored = await user.stored(accepted["generation_id"])
+    [call] = await served(mock, mark)
+    assert (stored["status"], stored["text"]) == ("done", call.text)
+    await asyncio.to_thread(stack.wait_replaced, "gateway-1", old)

@@ -77,7 +77,7 @@ def test_kernels_import_nothing_of_ours_but_ext() -> None:
 def _reads_environment(tree: ast.Module) -> bool:
     names = {"environ", "environb", "getenv", "getenvb"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) == "os":
+        if isinstance(node, ast.Attribute) and node.attr in names:
             return True
         if isinstance(node, ast.ImportFrom) and node.module == "os" and names & {a.name for a in node.names}:
             return True
@@ -90,6 +90,7 @@ def _reads_environment(tree: ast.Module) -> bool:
         ("import os; os.environ['HOME']", True),
         ("import os; os.getenv('HOME')", True),
         ("from os import environ", True),
+        ("import os as system; system.environ", True),
         ("import os; os.getpid()", False),
         ("from core.config import environment", False),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.ports import PortTaken, choose, holder, is_free, reserve
+from cli.ports import PortTaken, base_url, choose, holder, is_free, port, reserve
 
 
 def test_a_chosen_port_is_free_and_not_one_for_outgoing_connections() -> None:
@@ -51,3 +51,22 @@ def test_the_holder_of_a_port_is_named() -> None:
 def test_an_address_that_is_not_ours_is_told() -> None:
     with pytest.raises(PortTaken, match=r"cannot listen on 192\.0\.2\.1 port"):
         reserve("192.0.2.1", choose(), "--port")
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "70000", "http", ""])
+def test_what_is_no_port(text: str) -> None:
+    with pytest.raises(ValueError):
+        port(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("192.0.2.7", "http://192.0.2.7:80"),
+    ],
+)
+def test_a_server_is_reached_where_it_listens(host: str, url: str) -> None:
+    assert base_url(host, 80) == url

@@ -96,7 +96,7 @@ def test_each_of_our_processes_has_its_own_ports_and_folder(layout: Layout, secr
 
 def test_the_public_ports_must_differ() -> None:
     with pytest.raises(PortTaken, match="--port and --ws-port are both 9000"):
-        stack.check_ports(Config(gateway=Gateway(port=9000, ws_port=9000)))
+        stack.check_addresses(Config(gateway=Gateway(port=9000, ws_port=9000)))
 
 
 def test_what_is_missing_is_named() -> None:
@@ -104,3 +104,9 @@ def test_what_is_missing_is_named() -> None:
         folder("no_such_thing", "no-such-thing")
     with pytest.raises(Missing, match="pip install no-such-thing"):
         script("no-such-program", "no-such-thing")
+
+
+@pytest.mark.parametrize("host", ["localhost", "example.org", "", "127.0.0"])
+def test_a_host_that_is_no_address_is_named(host: str) -> None:
+    with pytest.raises(PortTaken, match="IP address"):
+        stack.check_addresses(Config(gateway=Gateway(host=host)))

@@ -50,6 +50,15 @@ def tool(index: int | None, name: str | None, arguments: str | None, call_id: st
     return {"tool_calls": [call if index is None else {"index": index, **call}]}
 
 
+@pytest.mark.parametrize("tokens", [-1, 1 << 41, 1 << 63, 1 << 70])
+@pytest.mark.parametrize("field", ["prompt_tokens", "completion_tokens"])
+def test_usage_that_nobody_can_have_counted_is_not_taken(field: str, tokens: int) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 4, field: tokens}
+    told = b'data: {"choices":[],"usage":' + json.dumps(usage).encode() + b"}\n\n"
+    events, _ = decode(chunk({"content": "Hello"}), chunk({}, "stop"), told + DONE)
+    assert events == [TextDelta("Hello"), Finished("stop")]
+
+
 def test_a_whole_answer() -> None:
     usage = {
         "prompt_tokens": 9,
