@@ -16,6 +16,8 @@ import msgspec
 
 PR_SET_PDEATHSIG = 1
 PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAPABILITY_VERSION_3 = 0x20080522
@@ -58,6 +60,9 @@ def _become(account: Account) -> None:
     # program keeps the one capability that lets it pass through them (containers often lack the first of the two).
     assert _libc is not None
     os.setgroups([])
+    # access(2), by which PostgreSQL looks for its own programs, sets capabilities aside unless this bit is set. What
+    # the change of user then no longer takes away, capset below does.
+    _libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     _libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
@@ -68,9 +73,14 @@ def _become(account: Account) -> None:
         if _libc.capset(ctypes.byref(header), data) == 0:
             _libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
             return
+    nothing = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
+    if _libc.capset(ctypes.byref(nothing), (_CapabilityData * 2)()) != 0:
+        os._exit(1)
 
 
-def _before_exec(parent: int, death_signal: signal.Signals, account: Account | None) -> Callable[[], None]:
+def before_exec(parent: int, death_signal: signal.Signals, account: Account | None) -> Callable[[], None]:
+    """What a child does between fork and exec: becomes `account`, and is sent `death_signal` when `parent` dies."""
+
     def prepare() -> None:
         if account is not None:
             _become(account)
@@ -106,7 +116,7 @@ def spawn(
         stdout=output,
         stderr=output,
         start_new_session=True,
-        preexec_fn=_before_exec(os.getpid(), death_signal, account),
+        preexec_fn=before_exec(os.getpid(), death_signal, account),
     )
 
 

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib.util
 import itertools
 import os
-import pwd
 import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import psutil
 import pytest
 
+from cli.processes import before_exec, unprivileged
 from core.schema.migrate import migrate
 from tests.support.child import free_port
 from tests.support.polling import until
 
 START_S = 20.0
-_PR_SET_PDEATHSIG = 1
-_SYSTEM_USER = "embedded_postgres"
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "fsync": "off",
@@ -53,11 +49,11 @@ class PostgresServer:
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count()
-        user = _system_user()
-        self._as_user: dict[str, Any] = {}
-        if user is not None:
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        # PostgreSQL refuses to run as root.
+        account = unprivileged()
+        if account is not None:
+            os.chown(folder, account.uid, account.gid)
+        self._prepare = before_exec(os.getpid(), signal.SIGKILL, account)
         self._run(
             "initdb",
             "-D",
@@ -84,7 +80,7 @@ class PostgresServer:
             self.process = subprocess.Popen(
                 [self.binaries / "postgres", "-D", self.data, "-p", str(self.port), "-k", self.folder, *settings],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
-                preexec_fn=_die_with_parent, start_new_session=True, **self._as_user,
+                preexec_fn=self._prepare, start_new_session=True,
             )  # fmt: skip
         process = self.process
         until(lambda: process.poll() is not None or self._answers(), START_S, "PostgreSQL answers")
@@ -135,7 +131,7 @@ class PostgresServer:
 
     def _run(self, program: str, *args: str | Path) -> None:
         command: list[str | Path] = [self.binaries / program, *args]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **self._as_user)
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, preexec_fn=self._prepare)
 
     def _end(self, how: signal.Signals) -> None:
         if self.process is None:
@@ -155,21 +151,6 @@ def _lives(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _system_user() -> pwd.struct_passwd | None:
-    """PostgreSQL refuses to run as root: there it gets a system user."""
-    if os.geteuid() != 0:
-        return None
-    with suppress(KeyError):
-        return pwd.getpwnam(_SYSTEM_USER)
-    # Another test process may be making the same user at this moment: then this fails and the user is there.
-    subprocess.run(["useradd", "-s", "/bin/sh", _SYSTEM_USER], check=False, capture_output=True)
-    return pwd.getpwnam(_SYSTEM_USER)
 
 
 @pytest.fixture(scope="session")
