@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from benchmarks import admit, completions, idle, kernels, machine, report, streams
+from benchmarks import admit, completions, idle, machine, report, streams
 from benchmarks.driver import ROOT
 from benchmarks.figures import Result
 from benchmarks.sizes import FULL, QUICK, Sizes
@@ -26,13 +26,12 @@ SCENARIOS: Mapping[str, Scenario] = {
     "completions": completions.measure,
     "admit": admit.measure,
 }
-KERNELS = "kernels"
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> int:
-    names = [*SCENARIOS, KERNELS]
+    names = [*SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Parley on this machine")
     parser.add_argument("--quick", action="store_true", help="a short run; the page goes to benchmarks/results/")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"some of: {', '.join(names)}")
@@ -56,7 +55,7 @@ def main() -> int:
 
 
 def measure(names: list[str], folder: Path, *, quick: bool) -> list[Result]:
-    """Runs the scenarios of these names, one after the other, against one stack; the kernels need none."""
+    """Runs the scenarios of these names, one after the other, against one stack."""
     sizes = QUICK if quick else FULL
     results: list[Result] = []
     scenarios = [name for name in SCENARIOS if name in names]
@@ -67,9 +66,6 @@ def measure(names: list[str], folder: Path, *, quick: bool) -> list[Result]:
                 logged = len(target.warnings())
                 result = SCENARIOS[name](target, sizes)
                 results.append(replace(result, logged=tuple(target.warnings()[logged:])))
-    if KERNELS in names:
-        _tell(KERNELS)
-        results.append(kernels.measure(quick))
     return results
 
 

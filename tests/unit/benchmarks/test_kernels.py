@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from benchmarks import kernels
+from pathlib import Path
+
+from benchmarks.harness import Lent, run_scenario
+from benchmarks.scenarios.kernels import SCENARIO, _frame
 from ext import ws_reference
 
 
-def test_every_kind_of_work_is_done_by_both() -> None:
-    rows = kernels.run(0.002)
-    assert len({row["work"] for row in rows}) == len(rows) == 7
-    assert all(row["per_s"] > 0 and row["reference_per_s"] > 0 for row in rows)
+def test_every_kind_of_work_is_done_by_both(tmp_path: Path) -> None:
+    outcome = run_scenario(SCENARIO, Lent(tmp_path, tiny=True), peers=False)
+    assert outcome.absent == {}
+    kernels, reference = (
+        {value.metric: value.value for value in outcome.samples[name][0].values} for name in ("kernels", "reference")
+    )
+    assert set(kernels) == set(reference) == {metric.key for metric in SCENARIO.metrics}
     # Hundreds of times on a quiet machine: what is left of it on any other.
-    assert all(row["times"] > 5 for row in rows if "64 KiB" in row["work"])
+    assert all(kernels[key] > 5 * reference[key] > 0 for key in ("mask_large", "parse_large"))
 
 
 def test_frames_are_whole_and_masked() -> None:
-    frame = kernels._frame(1, "é".encode() * 100)
+    frame = _frame(1, "é".encode() * 100)
     assert ws_reference.FrameParser(1000, 1).feed(frame) == [(1, "é" * 100)]
-
-
-def test_a_scenario_of_the_benchmarks() -> None:
-    result = kernels.measure(quick=True)
-    assert (result.scenario, len(result.figures), result.wrong) == ("kernels", 7, ())
