@@ -16,6 +16,7 @@ cdef class Connection(Writer):
     cdef str close_reason
     cdef readonly double last_activity
     cdef double message_since
+    cdef double paused_since
     cdef Py_ssize_t unsent
     cdef unsigned short close_code
     cdef unsigned char state
@@ -37,4 +38,5 @@ cdef class Connection(Writer):
     cdef int handler_failed(self) except -1
     cdef int tell_closed(self, object handler, int code, str reason) except -1
     cdef int heartbeat(self) except -1
+    cdef int beat_in(self, double delay, double now) except -1
     cdef int linger(self) except -1

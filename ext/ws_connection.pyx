@@ -101,6 +101,7 @@ cdef class Connection(Writer):
 
     def pause_writing(self):
         self.write_paused = True
+        self.paused_since = self.shared.now()
         if self.state == OPEN:
             try:
                 self.handler.pause_writing()
@@ -352,16 +353,24 @@ cdef class Connection(Writer):
         if self.pinged and not self.read_paused and not unsent < self.unsent:
             return self.fail(4408, "heartbeat missed")
         self.unsent = unsent
+        if self.write_paused and now - self.paused_since >= shared.stuck_s:
+            return self.fail(4408, "reads too slowly")
         if self.parser is not None and not self.read_paused and now - self.message_since > shared.message_s:
             return self.fail(4408, "message takes too long")
         if 2 * silence < shared.ping_s:
-            shared.wheel.schedule(self, now, shared.ping_s - silence)
+            self.beat_in(shared.ping_s - silence, now)
             return 0
         # A peer that is behind gets no ping on top: that it takes bytes is a sign of life too.
         if not self.write_paused:
             self.queue(frame(PING, NULL, 0))
         self.pinged = True
-        shared.wheel.schedule(self, now, shared.pong_s)
+        return self.beat_in(shared.pong_s, now)
+
+    cdef int beat_in(self, double delay, double now) except -1:
+        # The next heartbeat, earlier where the peer's time to catch up ends before.
+        if self.write_paused:
+            delay = min(delay, max(0.0, self.paused_since + self.shared.stuck_s - now))
+        self.shared.wheel.schedule(self, now, delay)
         return 0
 
     # Sending

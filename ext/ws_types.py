@@ -103,6 +103,9 @@ class Limits:
     """Silence after a ping that closes with 4408."""
     close_s: float = 5.0
     """From our close frame (or HTTP refusal) to the end of the TCP connection; then it is reset."""
+    stuck_s: float = 60.0
+    """From `Handler.pause_writing` to `resume_writing`; a peer that needs longer is closed with 4408, however much
+    it took meanwhile."""
     write_high: int = 65_536
     """Unsent bytes in this process above which `Handler.pause_writing` is called."""
     write_low: int = 16_384
@@ -129,8 +132,8 @@ class Limits:
     def __post_init__(self) -> None:
         positive = (
             *(self.handshake_bytes, self.headers, self.handshake_s, self.authorising, self.message_bytes),
-            *(self.fragments, self.message_s, self.ping_s, self.pong_s, self.close_s, self.write_high),
-            *(self.write_max, self.connections, self.backlog),
+            *(self.fragments, self.message_s, self.ping_s, self.pong_s, self.close_s, self.stuck_s),
+            *(self.write_high, self.write_max, self.connections, self.backlog),
         )
         if any(value <= 0 for value in positive):
             raise ValueError("sizes, counts and times of Limits must be positive")

@@ -26,6 +26,7 @@ cdef class Shared:
     cdef double pong_s
     cdef double close_s
     cdef double message_s
+    cdef double stuck_s
     cdef Py_ssize_t write_high
     cdef Py_ssize_t write_max
 

@@ -33,7 +33,7 @@ cdef class Shared:
         self.accept = accept
         self.on_empty = on_empty
         self.limits = limits
-        shortest = min(limits.handshake_s, limits.ping_s, limits.pong_s, limits.close_s)
+        shortest = min(limits.handshake_s, limits.ping_s, limits.pong_s, limits.close_s, limits.stuck_s)
         self.wheel = Wheel(min(0.25, max(0.005, shortest / 10)), loop.time())
         self.spare = FrameParser(limits.message_bytes, limits.fragments)
         self.dirty = []
@@ -46,6 +46,7 @@ cdef class Shared:
         self.pong_s = limits.pong_s
         self.close_s = limits.close_s
         self.message_s = limits.message_s
+        self.stuck_s = limits.stuck_s
         self.write_high = limits.write_high
         self.write_max = limits.write_max
 

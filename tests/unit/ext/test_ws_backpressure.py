@@ -164,6 +164,38 @@ async def test_a_slow_reader_is_not_dropped_by_the_heartbeat(start_site: StartSi
     assert not site.handlers[0].connection.closing
 
 
+async def test_a_reader_that_never_catches_up_is_dropped_though_it_reads(start_site: StartSite) -> None:
+    limits = {"ping_s": 0.1, "pong_s": 5.0, "stuck_s": 0.5, "close_s": 0.1}
+    site = await start_site(Patient, write_high=256 * KIB, write_low=0, **limits)
+    client = await open_narrow(site)
+    sender = site.handlers[0]
+    loop = asyncio.get_running_loop()
+    sender.start()
+    began = loop.time()
+
+    async def read_on() -> None:
+        async for frame in frames_of(client, 0.01):
+            assert frame == (BINARY, PIECE)
+
+    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+        await read_on()
+    assert 0.5 <= loop.time() - began < 4.0, "its time is counted from the pause; no silence of 5 s was waited for"
+    assert await sender.end() == (4408, "reads too slowly")
+
+
+async def test_a_reader_that_catches_up_in_time_begins_anew(start_site: StartSite) -> None:
+    site = await start_site(Sender, ping_s=0.05, pong_s=5.0, stuck_s=0.4, write_high=32 * KIB, write_low=8 * KIB)
+    client = await open_narrow(site)
+    sender = site.handlers[0]
+    sender.start()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 1.2
+    while loop.time() < end:
+        assert await client.frame() == (BINARY, PIECE)
+    assert sender.count("resume") > 3
+    assert not sender.connection.closing
+
+
 async def test_a_half_closed_peer_that_reads_nothing_is_reset(start_site: StartSite) -> None:
     site = await start_site(Patient, close_s=0.1)
     client = await open_narrow(site)
