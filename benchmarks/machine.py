@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import tempfile
 import time
@@ -17,11 +18,24 @@ from benchmarks.driver import ROOT
 from benchmarks.figures import percentile
 
 SYNCS = 200
+# Read where this kernel has them: what bounds how many connections there can be, and what they may take.
+SETTINGS = (
+    "fs/file-max",
+    "fs/nr_open",
+    "net/core/somaxconn",
+    "net/ipv4/ip_local_port_range",
+    "net/ipv4/tcp_max_syn_backlog",
+    "net/ipv4/tcp_mem",
+    "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_wmem",
+    "net/netfilter/nf_conntrack_max",
+)
 
 
 class Machine(msgspec.Struct, frozen=True):
     """`sync_ms`: median time of a 4 KiB append with fsync on the disk that holds the stack's data; `load`: the
-    system's load average over one minute before the run; `busy`: the share of all cores that others used just then.
+    system's load average over one minute before the run; `busy`: the share of all cores that others used just then;
+    `limits`: settings of the kernel that bound connections, by name.
     """
 
     date: str
@@ -35,6 +49,7 @@ class Machine(msgspec.Struct, frozen=True):
     sync_ms: float
     load: float
     busy: float
+    limits: dict[str, str]
 
 
 def describe(folder: Path) -> Machine:
@@ -52,7 +67,18 @@ def describe(folder: Path) -> Machine:
         sync_ms=_sync_s(folder) * 1e3,
         load=psutil.getloadavg()[0],
         busy=busy,
+        limits=_limits(),
     )
+
+
+def _limits() -> dict[str, str]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = {"open files of a process": str(hard)}
+    for name in SETTINGS:
+        path = Path("/proc/sys") / name
+        if path.is_file():
+            found[name.replace("/", ".")] = " ".join(path.read_text().split())
+    return found
 
 
 def _processor() -> str:

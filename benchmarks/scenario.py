@@ -41,12 +41,15 @@ class CannotStart(Exception):
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A bound on our median, in the metric's unit, or as a share of the floor's median. Any that is set must hold."""
+    """A bound on our median, in the metric's unit, or on the ratio to the floor. All that are set must hold; `at`: only
+    at this load.
+    """
 
     most: float | None = None
     least: float | None = None
     most_of_floor: float | None = None
     least_of_floor: float | None = None
+    at: float | None = None
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": "ask from the terminal",
     "admin": "make and list accounts",
     "reconcile": "compare the ledger with history",
+    "bench": "measure this machine: list, run, report (in a source tree)",
     "migrate": "bring the database's schema up to date",
     "gateway": "run one gateway",
     "worker": "run one worker: router, ledger or janitor",
