@@ -13,7 +13,7 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.servers.common import BACKLOG, HOST, Steps, command, frame
+from benchmarks.peers.common import BACKLOG, HOST, Steps, command, frame
 from ext.ws_frames import mask
 
 BUFFER = bytearray(256 * 1024)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.servers NAME PORT`: one of them, until it is ended."""
+"""`python -m benchmarks.peers NAME PORT`: one of them, until it is ended."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SERVERS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.servers")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
     parser.add_argument("name", choices=SERVERS)
     parser.add_argument("port", type=int)
     args = parser.parse_args()
     module, function = SERVERS[args.name].split(":")
-    getattr(import_module(f"benchmarks.servers.{module}"), function)(args.port)
+    getattr(import_module(f"benchmarks.peers.{module}"), function)(args.port)
 
 
 if __name__ == "__main__":

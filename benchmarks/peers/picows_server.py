@@ -8,7 +8,7 @@ from __future__ import annotations
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 
-from benchmarks.servers.common import BACKLOG, HOST, Steps, command
+from benchmarks.peers.common import BACKLOG, HOST, Steps, command
 
 READ_BUFFER = 2048
 

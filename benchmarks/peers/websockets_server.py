@@ -6,7 +6,7 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.asyncio.server import serve as listen
 
-from benchmarks.servers.common import BACKLOG, HOST, command, send_steps
+from benchmarks.peers.common import BACKLOG, HOST, command, send_steps
 
 everyone: set[ServerConnection] = set()
 

@@ -7,7 +7,7 @@ import asyncio
 import uvloop
 from aiohttp import WSMsgType, web
 
-from benchmarks.servers.common import BACKLOG, HOST, command, send_steps
+from benchmarks.peers.common import BACKLOG, HOST, command, send_steps
 
 everyone: set[web.WebSocketResponse] = set()
 

@@ -11,7 +11,7 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.rsgi import Scope, WebsocketMessageType
 
-from benchmarks.servers.common import BACKLOG, HOST, command, send_steps
+from benchmarks.peers.common import BACKLOG, HOST, command, send_steps
 
 CONNECTIONS = 32_768
 

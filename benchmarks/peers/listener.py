@@ -6,7 +6,7 @@ import asyncio
 
 import uvloop
 
-from benchmarks.servers.common import BACKLOG, HOST, Steps, command
+from benchmarks.peers.common import BACKLOG, HOST, Steps, command
 from ext.ws import Accept, Connection, Handler, Limits, Request, listen
 
 
