@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from benchmarks import meter
+from benchmarks.processes import accepting, gateways, running
 from benchmarks.scenario import CannotStart
-from benchmarks.servers import accepting, gateways, running
 from benchmarks.target import Target
 from cli.ports import choose
 from tests.support.stack import Stack
