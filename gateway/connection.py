@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,6 @@ from core.model import Notice, Queued, ServerFrame
 from ext.ws import Connection, Handler
 from gateway import protocol as do
 from gateway.hub import Answer
-from gateway.identity import Identity
 from gateway.live import Live
 from gateway.protocol import Session
 from gateway.turns import Turns
@@ -30,8 +29,20 @@ CROWDED_MS: Final = 30_000
 _encode = msgspec.json.Encoder().encode
 
 
+class Shared(NamedTuple):
+    """What all connections of a process have in common: the turns, what a welcome says, whom to tell of an end."""
+
+    turns: Turns
+    welcome: Callable[[], tuple[str, int, float, dict[str, int]]]
+    on_gone: Callable[[Client], None]
+
+
 class Client(Handler):
-    """The handler of one connection and the viewer of what it watches. `identity` owns all that it may see.
+    """The handler of one connection and the viewer of what it watches. `user_id` owns all that it may see; `subject` is
+    the session or key that a revocation names.
+
+    There are hundreds of thousands, nearly all of them idle: what only a busy one needs is made when it gets busy and
+    let go afterwards.
 
     Frames are counted by a token bucket: `FRAMES_AT_ONCE`, refilled by `FRAMES_PER_S`. `crowded`: the user has as many
     connections as may be; this one is only told so.
@@ -43,35 +54,26 @@ class Client(Handler):
         "_crowded",
         "_frames_left",
         "_lives",
-        "_on_gone",
         "_paused",
         "_session",
+        "_shared",
         "_tasks",
-        "_turns",
-        "_welcome",
-        "identity",
+        "subject",
+        "user_id",
     )
 
-    def __init__(
-        self,
-        identity: Identity,
-        turns: Turns,
-        welcome: Callable[[], tuple[str, int, float, dict[str, int]]],
-        on_gone: Callable[[Client], None],
-        crowded: bool = False,
-    ) -> None:
-        self.identity = identity
+    def __init__(self, user_id: str, subject: str | None, shared: Shared, crowded: bool = False) -> None:
+        self.user_id = user_id
+        self.subject = subject
+        self._shared = shared
         self._crowded = crowded
         self._frames_left = FRAMES_AT_ONCE
         self._counted_at = 0.0
-        self._turns = turns
-        self._welcome = welcome
-        self._on_gone = on_gone
         self._session = Session()
         self._connection: Connection | None = None
-        self._lives: dict[str, Live] = {}
+        self._lives: dict[str, Live] | None = None
         self._paused = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] | None = None
 
     # What the socket says.
 
@@ -80,8 +82,8 @@ class Client(Handler):
         if self._crowded:
             self._run(self._session.overrun("You have too many connections open; close one first.", CROWDED_MS))
             return
-        connection_id, time_ms, heartbeat_s, limits = self._welcome()
-        self._run(self._session.open(connection_id, self.identity.user_id, time_ms, heartbeat_s, limits))
+        connection_id, time_ms, heartbeat_s, limits = self._shared.welcome()
+        self._run(self._session.open(connection_id, self.user_id, time_ms, heartbeat_s, limits))
 
     def on_text(self, message: str) -> None:
         if self._overran():
@@ -101,17 +103,17 @@ class Client(Handler):
     def on_close(self, code: int, reason: str) -> None:
         self._connection = None
         self._run(self._session.gone())
-        for task in self._tasks:
+        for task in self._tasks or ():
             task.cancel()
-        self._lives.clear()
-        self._on_gone(self)
+        self._lives = None
+        self._shared.on_gone(self)
 
     def pause_writing(self) -> None:
         self._paused = True
 
     def resume_writing(self) -> None:
         self._paused = False
-        for live in list(self._lives.values()):
+        for live in list((self._lives or {}).values()):
             if self._paused:
                 return
             self.changed(live.answer)
@@ -170,33 +172,46 @@ class Client(Handler):
             self._connection.send_text(_encode(frame))
 
     def _leave(self, generation: str) -> None:
-        if self._lives.pop(generation, None) is not None:
-            self._turns.leave(generation, self)
+        if self._lives is None or self._lives.pop(generation, None) is None:
+            return
+        if not self._lives:
+            self._lives = None
+        self._shared.turns.leave(generation, self)
 
     async def _open(self, effect: do.Ask) -> None:
-        accepted, live = await self._turns.open(self.identity.user_id, effect.frame)
+        accepted, live = await self._shared.turns.open(self.user_id, effect.frame)
         self._run(self._session.accepted(effect.number, accepted))
         self._watch(live)
 
     async def _resume(self, effect: do.View) -> None:
-        live = await self._turns.find(self.identity.user_id, effect.frame.generation_id)
+        live = await self._shared.turns.find(self.user_id, effect.frame.generation_id)
         self._run(self._session.watching(effect.number))
         self._watch(live)
 
     def _watch(self, live: Live) -> None:
         generation = live.answer.generation
         if generation in self._session.views and self._connection is not None:
+            if self._lives is None:
+                self._lives = {}
             self._lives[generation] = live
-            self._turns.watch(live, self)
+            self._shared.turns.watch(live, self)
 
     async def _cancel(self, effect: do.Stop) -> None:
-        frame = await self._turns.cancel(self.identity.user_id, effect.frame.generation_id)
+        frame = await self._shared.turns.cancel(self.user_id, effect.frame.generation_id)
         self._run(self._session.ended(effect.number, frame))
 
     def _spawn(self, action: Coroutine[None, None, None], number: int) -> None:
         task = asyncio.get_running_loop().create_task(self._guard(action, number))
+        if self._tasks is None:
+            self._tasks = set()
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        assert self._tasks is not None
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._tasks = None
 
     async def _guard(self, action: Coroutine[None, None, None], number: int) -> None:
         try:

@@ -6,9 +6,9 @@ seen of an answer is asked for by `frames`, so a slow client costs a place in a 
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -38,6 +38,7 @@ from gateway.hub import Answer, Place
 MAX_PENDING: Final = 16
 MAX_VIEWS: Final = 64
 MAX_ID_CHARS: Final = 128
+_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 Request: TypeAlias = Send | Regenerate | Continue
 Frame: TypeAlias = Send | Regenerate | Continue | Resume | Cancel | Ping
@@ -109,16 +110,21 @@ class Close(Effect, frozen=True):
 
 
 class Session:
-    """One connection of an authenticated user."""
+    """One connection of an authenticated user. While it is idle it holds no container of its own."""
 
-    __slots__ = ("_next", "_pending", "closed", "draining", "views")
+    __slots__ = ("_next", "_pending", "_views", "closed", "draining")
 
     def __init__(self) -> None:
-        self.views: dict[str, Place] = {}
         self.closed = False
         self.draining = False
-        self._pending: dict[int, ClientFrame] = {}
-        self._next: Callable[[], int] = itertools.count().__next__
+        self._views: dict[str, Place] | None = None
+        self._pending: dict[int, ClientFrame] | None = None
+        self._next = 0
+
+    @property
+    def views(self) -> Mapping[str, Place]:
+        """The answers that are watched, by generation."""
+        return self._views if self._views is not None else _NOTHING
 
     def open(
         self, connection_id: str, user: str, time_ms: int, heartbeat_s: float, limits: dict[str, int]
@@ -137,13 +143,16 @@ class Session:
             return self._undecodable(data, str(error))
         if isinstance(frame, Ping):
             return [Tell(Pong(t=frame.t))]
-        if len(self._pending) >= MAX_PENDING:
+        if self._pending is not None and len(self._pending) >= MAX_PENDING:
             message = f"At most {MAX_PENDING} frames may wait for an answer; wait for one."
             return [self._error(frame, ParleyError("rate_limited", message, retry_after_ms=200))]
         if self.draining and isinstance(frame, Send | Regenerate | Continue):
             message = "This gateway is going away; reconnect and send the same id again."
             return [self._error(frame, ParleyError("unavailable", message, retry_after_ms=100))]
-        number = self._next()
+        number = self._next
+        self._next += 1
+        if self._pending is None:
+            self._pending = {}
         self._pending[number] = frame
         if isinstance(frame, Resume):
             return [View(number, frame)]
@@ -188,12 +197,20 @@ class Session:
         assert kind.close is not None
         return [Tell(ErrorFrame(code=kind.code, message=message, retryable=False)), Close(kind.close, kind.code)]
 
+    def _answered(self, number: int) -> ClientFrame | None:
+        if self._pending is None:
+            return None
+        frame = self._pending.pop(number, None)
+        if not self._pending:
+            self._pending = None
+        return frame
+
     def accepted(self, number: int, accepted: Accepted) -> list[Effect]:
         """The turn is durable. Its viewer begins with nothing shown; one that is here already goes on.
 
         Of a duplicate the client may show some text from an earlier connection: a snapshot replaces it.
         """
-        if self._pending.pop(number, None) is None or self.closed:
+        if self._answered(number) is None or self.closed:
             return []
         told: list[Effect] = [Tell(accepted)]
         if accepted.generation_id in self.views:
@@ -202,7 +219,7 @@ class Session:
 
     def watching(self, number: int) -> list[Effect]:
         """The answer is known to the hub; its viewer goes on from its own address."""
-        frame = self._pending.pop(number, None)
+        frame = self._answered(number)
         if not isinstance(frame, Resume) or self.closed:
             return []
         seen = self.views.get(frame.generation_id)
@@ -218,7 +235,9 @@ class Session:
             message = f"At most {MAX_VIEWS} answers can be watched at once on one connection."
             error = ErrorFrame(code="rate_limited", message=message, retryable=True, generation_id=generation)
             return [Tell(error), Leave(generation)]
-        self.views[generation] = place
+        if self._views is None:
+            self._views = {}
+        self._views[generation] = place
         return []
 
     def ended(self, number: int, frame: EndFrame) -> list[Effect]:
@@ -226,18 +245,18 @@ class Session:
 
         A viewer tells the end itself, after the text that its client lacks (rule 6).
         """
-        self._pending.pop(number, None)
+        self._answered(number)
         if self.closed or frame.generation_id in self.views or self._resumes(frame.generation_id):
             return []
         return [Tell(frame)]
 
     def _resumes(self, generation: str) -> bool:
-        pending = self._pending.values()
+        pending = self._pending.values() if self._pending is not None else ()
         return any(isinstance(frame, Resume) and frame.generation_id == generation for frame in pending)
 
     def refused(self, number: int, error: ParleyError) -> list[Effect]:
         """The frame with this number was refused; never an end."""
-        frame = self._pending.pop(number, None)
+        frame = self._answered(number)
         if frame is None or self.closed:
             return []
         return [self._error(frame, error)]
@@ -261,12 +280,14 @@ class Session:
 
     def frames(self, answer: Answer, bound: int) -> Iterator[ServerFrame]:
         """What the client has not seen of this answer; the view ends with the end frame."""
-        place = self.views.get(answer.generation)
+        place = self._views.get(answer.generation) if self._views is not None else None
         if place is None or self.closed:
             return
         yield from place.frames(answer, bound)
-        if place.done:
-            del self.views[answer.generation]
+        if place.done and self._views is not None:
+            self._views.pop(answer.generation, None)
+            if not self._views:
+                self._views = None
 
     def queued(self, frame: Queued) -> list[Effect]:
         return [Tell(frame)] if frame.generation_id in self.views and not self.closed else []
@@ -302,6 +323,5 @@ class Session:
         """The connection ended. Answers go on; only their viewers leave."""
         self.closed = True
         left = [Leave(generation) for generation in self.views]
-        self.views.clear()
-        self._pending.clear()
+        self._views = self._pending = None
         return list(left)

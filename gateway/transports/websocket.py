@@ -14,7 +14,7 @@ from core.config import Config
 from core.errors import CLOSE_DRAINING, TABLE, ParleyError
 from core.model import MAX_CONTENT_BYTES
 from ext.ws import Accept, Limits, Listener, Refuse, Request, listen
-from gateway.connection import Client
+from gateway.connection import Client, Shared
 from gateway.identity import Identities, require_scope
 from gateway.turns import Turns
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 PATH: Final = "/v1/ws"
 SUBPROTOCOL: Final = "parley.v1"
 MESSAGE_BYTES: Final = 64 * 1024
+TOLD_LIMITS: Final = {"frame_bytes": MESSAGE_BYTES, "content_bytes": MAX_CONTENT_BYTES}
 DRAIN_SPREAD_MS: Final = 2_000
 DRAIN_GRACE_S: Final = 0.5
 
@@ -31,13 +32,14 @@ class WebSockets:
     """All WebSocket connections of this process."""
 
     def __init__(self, turns: Turns, identities: Identities, clock: Clock, config: Config, edge: str) -> None:
-        self._turns = turns
         self._identities = identities
         self._clock = clock
         self._config = config
         self._edge = edge
         self._listeners: list[Listener] = []
-        self._clients: dict[str, set[Client]] = {}
+        self._shared = Shared(turns, self._welcome, self._gone)
+        # Nearly every user has one connection here, which then stands for itself, without a set around it.
+        self._clients: dict[str, Client | set[Client]] = {}
         self._number = 0
         self._per_user = config.gateway.connections_per_user
 
@@ -58,7 +60,7 @@ class WebSockets:
         """No new ones; every client is told to go elsewhere, at its own moment; then all are closed with 1001."""
         for listener in self._listeners:
             listener.stop_accepting()
-        clients = [client for found in self._clients.values() for client in found]
+        clients = [client for user in self._clients for client in self.of(user)]
         for client in clients:
             client.drain(random.randint(0, DRAIN_SPREAD_MS))  # noqa: S311 - jitter, not a secret
         await asyncio.sleep(min(DRAIN_GRACE_S, deadline_s / 4) if clients else 0)
@@ -66,11 +68,18 @@ class WebSockets:
             listener.close_all(CLOSE_DRAINING, "draining")
         await asyncio.gather(*(listener.wait_closed(deadline_s * 3 / 4) for listener in self._listeners))
 
+    def of(self, user: str) -> tuple[Client, ...]:
+        """The connections of a user."""
+        found = self._clients.get(user)
+        if found is None:
+            return ()
+        return (found,) if isinstance(found, Client) else tuple(found)
+
     def revoke(self, user: str, session: str | None, code: str) -> None:
         """Closes the sockets of a session, or all of a user's, with the close code of `code`."""
         close = TABLE[code].close
-        for client in list(self._clients.get(user, ())):
-            if session is None or session in (client.identity.session_id, client.identity.key_id):
+        for client in self.of(user):
+            if session in (None, client.subject):
                 client.close(close or CLOSE_DRAINING, code)
 
     async def _accept(self, request: Request) -> Accept | Refuse:
@@ -81,24 +90,33 @@ class WebSockets:
             require_scope(identity, "chat")
         except ParleyError as error:
             return _refusal(error)
-        known = self._clients.setdefault(identity.user_id, set())
-        client = Client(identity, self._turns, self._welcome, self._gone, crowded=len(known) >= self._per_user)
-        known.add(client)
+        client = self._enter(identity.user_id, identity.subject)
         offered = SUBPROTOCOL in request.subprotocols
         return Accept(client, subprotocol=SUBPROTOCOL if offered else None)
 
+    def _enter(self, user: str, subject: str | None) -> Client:
+        known = self._clients.get(user)
+        if known is None:
+            client = self._clients[user] = Client(user, subject, self._shared, crowded=self._per_user < 1)
+            return client
+        if isinstance(known, Client):
+            known = self._clients[user] = {known}
+        client = Client(next(iter(known)).user_id, subject, self._shared, crowded=len(known) >= self._per_user)
+        known.add(client)
+        return client
+
     def _welcome(self) -> tuple[str, int, float, dict[str, int]]:
         self._number += 1
-        limits = {"frame_bytes": MESSAGE_BYTES, "content_bytes": MAX_CONTENT_BYTES}
-        settings = self._config.gateway
-        return f"{self._edge}.{self._number}", self._clock.wall_ms(), settings.heartbeat_s, limits
+        return f"{self._edge}.{self._number}", self._clock.wall_ms(), self._config.gateway.heartbeat_s, TOLD_LIMITS
 
     def _gone(self, client: Client) -> None:
-        found = self._clients.get(client.identity.user_id)
-        if found is not None:
+        found = self._clients.get(client.user_id)
+        if isinstance(found, set):
             found.discard(client)
-            if not found:
-                del self._clients[client.identity.user_id]
+            if len(found) == 1:
+                self._clients[client.user_id] = found.pop()
+        elif found is client:
+            del self._clients[client.user_id]
 
 
 def _refusal(error: ParleyError) -> Refuse:

@@ -16,8 +16,7 @@ from core.ledger.port import Entry
 from core.limits.port import UserLimits
 from core.model import TurnKey
 from core.providers.port import Provider as ProviderPort
-from gateway.connection import Client
-from gateway.identity import Identity
+from gateway.connection import Client, Shared
 from gateway.opening import Opener
 from gateway.turns import Turns
 from tests.simulation.bus import SimBus
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 WALL_MS: Final = 1_700_000_000_000
 QUEUE_WAIT_S: Final = 6.0
-USER: Final = Identity(user_id="user", role="user", zone="local", via="cookie", session_id="s")
 CONFIG: Final = Config(
     gateway=Gateway(queue_wait_s=QUEUE_WAIT_S),
     default_model="sim",
@@ -137,7 +135,9 @@ class GatewayHost(Host):
 
     def _open(self, wire: Wire) -> None:
         assert self.turns is not None
-        wire.client = Client(USER, self.turns, lambda: ("c", self.clock.wall_ms(), 25.0, {}), lambda _: None)
+        wire.client = Client(
+            "user", "s", Shared(self.turns, lambda: ("c", self.clock.wall_ms(), 25.0, {}), lambda _: None)
+        )
         wire.client.on_open(wire)  # type: ignore[arg-type]  # a wire is all of a Connection that a Client uses
 
     def kill(self) -> None:

@@ -16,10 +16,9 @@ from core.events import Text
 from core.ids import generation_id
 from core.model import Accepted, Continue, EndFrame, Notice, Piece, Queued, Regenerate, Send, end_frame
 from ext.ws import Connection
-from gateway.connection import FRAMES_AT_ONCE, Client
+from gateway.connection import FRAMES_AT_ONCE, Client, Shared
 from gateway.dispatch import Supervisor
 from gateway.hub import Answer
-from gateway.identity import Identity
 from gateway.live import Live
 from gateway.turns import Turns
 from tests.support.polling import eventually
@@ -113,9 +112,8 @@ class Bench:
 
     def __init__(self, crowded: bool = False) -> None:
         self.socket, self.turns, self.gone = Socket(), MemoryTurns(), list[Client]()
-        identity = Identity(user_id="u", role="user", zone="eu", via="bearer")
-        turns = cast(Turns, self.turns)
-        self.client = Client(identity, turns, lambda: ("gw-1.1", 5, 25.0, {}), self.gone.append, crowded)
+        shared = Shared(cast(Turns, self.turns), lambda: ("gw-1.1", 5, 25.0, {}), self.gone.append)
+        self.client = Client("u", "s", shared, crowded)
         self.socket.handler = self.client
 
     def say(self, frame: object) -> None:

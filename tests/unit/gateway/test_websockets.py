@@ -1,0 +1,111 @@
+"""Who is connected: the connections of a user, what ends them, and what an idle one costs."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from core.clock import SystemClock
+from core.config import Config
+from ext.ws import Accept, Connection, Refuse, Request
+from gateway.connection import Client
+from gateway.identity import Identities, Identity
+from gateway.transports.websocket import PATH, SUBPROTOCOL, WebSockets
+from gateway.turns import Turns
+
+SESSIONS = 2_000
+# Two ids of 36 characters are 192 of them, the rest is the handler, its session and a place among the users.
+BYTES_EACH = 640
+
+
+class Anybody:
+    """Takes everybody at their word: `Authorization` is a user and a session."""
+
+    async def of_websocket(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
+        user, session = headers["authorization"].split()
+        return Identity(user_id=user, role="user", zone="eu", via="bearer", session_id=session)
+
+
+class Wire:
+    """A connection that keeps what it was told last."""
+
+    __slots__ = ("closed", "told")
+
+    def __init__(self) -> None:
+        self.closed: tuple[int, str] | None = None
+        self.told: list[bytes] | None = None
+
+    def send_text(self, message: bytes) -> None:
+        self.told = [*(self.told or []), message]
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+
+def new_sockets() -> WebSockets:
+    return WebSockets(cast(Turns, None), cast(Identities, Anybody()), SystemClock(), Config(), "gw-1")
+
+
+async def connect(sockets: WebSockets, user: str, session: str, wire: Any = None) -> Client:
+    request = Request(PATH, "", {"authorization": f"{user} {session}"}, (SUBPROTOCOL,), ("127.0.0.1", 1))
+    answer = await sockets._accept(request)
+    assert isinstance(answer, Accept)
+    assert answer.subprotocol == SUBPROTOCOL
+    assert isinstance(answer.handler, Client)
+    answer.handler.on_open(cast(Connection, wire or Wire()))
+    return answer.handler
+
+
+async def test_a_user_has_the_connections_that_are_open() -> None:
+    sockets = new_sockets()
+    one, two, three = [await connect(sockets, "ann", f"s{n}") for n in range(3)]
+    other = await connect(sockets, "bob", "s9")
+    assert set(sockets.of("ann")) == {one, two, three}
+    assert sockets.of("bob") == (other,)
+    assert sockets.of("eve") == ()
+    for gone in (two, one):
+        gone.on_close(1000, "")
+        gone.on_close(1000, "")
+    assert sockets.of("ann") == (three,)
+    three.on_close(1000, "")
+    assert sockets.of("ann") == ()
+    again = await connect(sockets, "ann", "s1")
+    assert sockets.of("ann") == (again,)
+
+
+async def test_a_revocation_closes_what_it_names() -> None:
+    sockets, wires = new_sockets(), [Wire() for _ in range(4)]
+    for wire, (user, session) in zip(wires, [("ann", "a"), ("ann", "b"), ("ann", "b"), ("bob", "b")], strict=True):
+        await connect(sockets, user, session, wire)
+    sockets.revoke("ann", "b", "unauthorized")
+    assert [wire.closed and wire.closed[0] for wire in wires] == [None, 4401, 4401, None]
+    sockets.revoke("ann", None, "forbidden")
+    assert [wire.closed and wire.closed[0] for wire in wires] == [4403, 4401, 4401, None]
+
+
+async def test_any_other_path_is_refused() -> None:
+    answer = await new_sockets()._accept(Request("/", "", {}, (), ("127.0.0.1", 1)))
+    assert isinstance(answer, Refuse)
+    assert answer.status == 404
+
+
+async def test_an_idle_session_holds_little() -> None:
+    sockets, wire = new_sockets(), Wire()
+    await connect(sockets, "first", "s", wire)
+    gc.collect()
+    objects = len(gc.get_objects())
+    tracemalloc.start()
+    try:
+        for _ in range(SESSIONS):
+            client = await connect(sockets, str(uuid.uuid4()), str(uuid.uuid4()), wire)
+            wire.told = None
+            client.on_text('{"type":"ping","t":1}')
+        grown = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    gc.collect()
+    assert grown / SESSIONS < BYTES_EACH
+    assert (len(gc.get_objects()) - objects) / SESSIONS < 2.1, "what the collector visits: a handler and its session"
