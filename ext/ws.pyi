@@ -38,7 +38,7 @@ class Listener:
         """
 
 async def listen(
-    accept: Callable[[Request], Awaitable[Accept | Refuse]],
+    accept: Callable[[Request], Accept | Refuse | Awaitable[Accept | Refuse]],
     host: str,
     port: int,
     limits: Limits = ...,
@@ -48,8 +48,9 @@ async def listen(
 ) -> Listener:
     """Listen for WebSocket connections (RFC 6455, no extensions, no TLS) on `host`:`port`.
 
-    `accept` decides on each valid handshake: one task per handshake in progress, at most `Limits.authorising` of them;
-    cancelled when the peer leaves or `Limits.handshake_s` has passed. An exception from it is logged and answered
-    500. `host` is an address or name; its first address is used. With `reuse_port` several processes share the
-    port. Raises OSError where the address cannot be had.
+    `accept` decides on each valid handshake. A plain function costs the least; where it returns an awaitable that is
+    one task per handshake in progress, at most `Limits.authorising` of them; cancelled when the peer leaves or
+    `Limits.handshake_s` has passed. An exception from it is logged and answered 500. `host` is an address or name; its
+    first address is used. With `reuse_port` several processes share the port. Raises OSError where the address cannot
+    be had.
     """

@@ -7,6 +7,7 @@ is kept only while a frame or message is incomplete, deadlines are links in the 
 
 import asyncio
 import logging
+from inspect import isawaitable
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -40,11 +41,9 @@ cdef class Handshake:
         self.peer = peer
 
 
-async def _authorise(Connection connection, accept, request):
+async def _authorise(Connection connection, waiting):
     try:
-        answer = await accept(request)
-        if not isinstance(answer, (Accept, Refuse)):
-            raise TypeError(f"accept returned {type(answer).__name__}, not Accept or Refuse")
+        answer = await waiting
     except Exception:
         log.exception("the accept callback failed")
         answer = Refuse(500)
@@ -164,7 +163,15 @@ cdef class Connection(Writer):
             raise overloaded(shared.limits)
         self.state = AUTHORISING
         self.handshake.request = request
-        self.handshake.task = shared.start(_authorise(self, shared.accept, request))
+        try:
+            answer = shared.accept(request)
+        except Exception:
+            log.exception("the accept callback failed")
+            answer = Refuse(500)
+        # Only who waits costs a task.
+        if isinstance(answer, (Accept, Refuse)) or not isawaitable(answer):
+            return self.answered(answer)
+        self.handshake.task = shared.start(_authorise(self, answer))
         return 0
 
     cdef int cancel_authorising(self) except -1:
@@ -191,6 +198,8 @@ cdef class Connection(Writer):
             if isinstance(answer, Refuse):
                 encoded = encode_refusal(answer.status, answer.headers, answer.body)
                 return self.respond(encoded)
+            if not isinstance(answer, Accept):
+                raise TypeError(f"accept returned {type(answer).__name__}, not Accept or Refuse")
             if answer.subprotocol is not None and answer.subprotocol not in request.subprotocols:
                 raise ValueError(f"subprotocol {answer.subprotocol!r} was not offered")
             token = accept_token(request.headers["sec-websocket-key"])

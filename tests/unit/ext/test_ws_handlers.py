@@ -12,7 +12,7 @@ import pytest
 
 from ext.ws import Accept, Connection, Limits, Listener, Refuse, Request, listen
 from tests.support.polling import eventually
-from tests.support.websocket import BINARY, REQUEST, TEXT, Echo, RawClient, Recorder, client_frame
+from tests.support.websocket import BINARY, CLOSE, REQUEST, TEXT, Echo, RawClient, Recorder, client_frame, close_body
 from tests.unit.ext.conftest import StartSite
 
 OFFER = REQUEST[:-2] + b"Sec-WebSocket-Protocol: one, two\r\nSec-WebSocket-Protocol: ,three\r\n\r\n"
@@ -119,15 +119,20 @@ async def test_the_request_is_there_in_on_open_only(start_site: StartSite) -> No
     assert "room" not in repr(request)
 
 
-async def start(answer: Any) -> tuple[Listener, RawClient]:
-    """A listener whose accept callback answers or raises `answer`, and a client that has offered three subprotocols."""
+async def start(answer: Any, at_once: bool = False) -> tuple[Listener, RawClient]:
+    """A listener whose accept callback answers or raises `answer`, and a client that has offered three subprotocols.
+    `at_once`: the callback is a plain function.
+    """
 
-    async def accept(request: Request) -> Accept | Refuse:
+    def decide(request: Request) -> Accept | Refuse:
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    listener = await listen(accept, "127.0.0.1", 0)
+    async def accept(request: Request) -> Accept | Refuse:
+        return decide(request)
+
+    listener = await listen(decide if at_once else accept, "127.0.0.1", 0)
     client = RawClient(*await asyncio.open_connection("127.0.0.1", listener.port))
     client.send(OFFER)
     return listener, client
@@ -139,20 +144,38 @@ async def stop(listener: Listener, client: RawClient) -> None:
     assert await listener.wait_closed(5)
 
 
-async def test_an_answer_is_sent_as_it_is_given() -> None:
-    listener, client = await start(Accept(Recorder(), "two", (("Set-Cookie", "a=b"),)))
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_an_answer_is_sent_as_it_is_given(at_once: bool) -> None:
+    listener, client = await start(Accept(Recorder(), "two", (("Set-Cookie", "a=b"),)), at_once)
     status, headers, _ = await client.answer()
     assert (status, headers["sec-websocket-protocol"], headers["set-cookie"]) == (101, "two", "a=b")
     assert "sec-websocket-extensions" not in headers
     client.reset()
     await stop(listener, client)
-    listener, client = await start(Refuse(401, (("WWW-Authenticate", "Bearer"),), b"who are you?"))
+    listener, client = await start(Refuse(401, (("WWW-Authenticate", "Bearer"),), b"who are you?"), at_once)
     status, headers, body = await client.answer()
     assert (status, headers["www-authenticate"], body) == (401, "Bearer", b"who are you?")
     assert headers["connection"] == "close"
     await stop(listener, client)
 
 
+async def test_who_is_answered_at_once_costs_no_task() -> None:
+    tasks: list[object] = []
+
+    def accept(request: Request) -> Accept | Refuse:
+        tasks.append(asyncio.current_task())
+        return Accept(Recorder())
+
+    listener = await listen(accept, "127.0.0.1", 0)
+    client = RawClient(*await asyncio.open_connection("127.0.0.1", listener.port))
+    client.send(OFFER + client_frame(CLOSE, close_body(1000)))
+    assert (await client.answer())[0] == 101
+    assert (await client.closed())[0] == 1000
+    await stop(listener, client)
+    assert tasks == [None]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
@@ -164,12 +187,12 @@ async def test_an_answer_is_sent_as_it_is_given() -> None:
     ],
 )
 async def test_an_answer_that_cannot_be_sent_is_500(
-    caplog: pytest.LogCaptureFixture, answer: object, told: str
+    caplog: pytest.LogCaptureFixture, answer: object, told: str, at_once: bool
 ) -> None:
     if isinstance(answer, Accept):
         # Each run has its own handler: the parameters are made once.
         answer = Accept(Recorder(), answer.subprotocol, answer.headers)
-    listener, client = await start(answer)
+    listener, client = await start(answer, at_once)
     status, _, body = await client.answer()
     assert (status, body) == (500, b"")
     await stop(listener, client)
