@@ -18,4 +18,5 @@ def run(args: argparse.Namespace) -> int:
 
     config = load(args.config)
     logging_setup.configure(config.log_level)
-    return serve(application(config), config)
+    made = application(config)
+    return serve(made, config, made.leaving)

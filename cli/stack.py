@@ -73,6 +73,7 @@ def configure(user: Config, layout: Layout, ports: Mapping[str, int], secrets: S
             gateway,
             origins=gateway.origins or _origins(gateway.host, gateway.port),
             web_root=gateway.web_root or (str(page) if page.is_dir() else ""),
+            unready_s=0.0,
             drain_s=min(gateway.drain_s, GATEWAY_DRAIN_S),
         ),
         router=replace(user.router, drain_s=min(user.router.drain_s, ROUTER_DRAIN_S)),

@@ -43,7 +43,11 @@ class Redis(Section, frozen=True, kw_only=True):
 
 
 class Gateway(Section, frozen=True, kw_only=True):
-    """`port` and `ws_port` are shared by all gateways of a host; `own_*` belong to one process (0: any free one)."""
+    """`port` and `ws_port` are shared by all gateways of a host; `own_*` belong to one process (0: any free one).
+
+    At SIGTERM /readyz says no for `unready_s` while all is served as before, so that a load balancer can look away;
+    then clients are sent elsewhere, each at its own moment, and all is over within `drain_s`.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -56,6 +60,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()
     https: bool = False
     web_root: str = ""
+    unready_s: float = 1.0
     drain_s: float = 5.0
     heartbeat_s: float = 25.0
     max_connections: int = 15_000

@@ -31,6 +31,8 @@ class Listener:
 
         Done in batches over several loop turns. Connections that are accepted afterwards are not affected.
         """
+    async def wait_left(self, deadline: float) -> bool:
+        """Wait until no connection is left, at most `deadline` seconds; returns whether none is. Ends nothing."""
     async def wait_closed(self, deadline: float) -> bool:
         """Wait until no connection is left, at most `deadline` seconds, then reset the rest.
 

@@ -78,15 +78,20 @@ class Listener:
             self._shared.draining = True
         self._close_batch(self._shared.wheel.timers(), code, reason)
 
-    async def wait_closed(self, double deadline):
+    async def wait_left(self, double deadline):
         try:
             await asyncio.wait_for(asyncio.shield(self._empty), deadline)
-            return True
         except TimeoutError:
-            for task in self._adopting:
-                task.cancel()
-            for connection in self._shared.wheel.timers():
-                connection.abort()
+            return False
+        return True
+
+    async def wait_closed(self, double deadline):
+        if await self.wait_left(deadline):
+            return True
+        for task in self._adopting:
+            task.cancel()
+        for connection in self._shared.wheel.timers():
+            connection.abort()
         await asyncio.wait([self._empty, *self._shared.tasks], timeout=RESET_S)
         return False
 

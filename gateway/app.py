@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -28,32 +28,60 @@ from gateway.identity import Identities, Origins
 from gateway.keycache import KeyCache
 from gateway.opening import Opener
 from gateway.revocations import Revocations, refusal_code
-from gateway.serve import Application, Message, Receive, Send
+from gateway.serve import Message, Receive, Send
 from gateway.transports.websocket import WebSockets
 from gateway.turns import Turns
 
 log = logging.getLogger(__name__)
 
 PING_S: Final = 1.0
-RECONNECT_MS: Final = 1_000
+REQUESTS_S: Final = 0.5
+# Parts of a drain's time: within which event streams end, each at its moment, and for which calls may run on.
+SPREAD: Final = 0.6
+PATIENCE: Final = 0.75
 
 
-def application(config: Config) -> Application:
+def application(config: Config) -> GatewayApplication:
     """The ASGI application of one gateway. Requests are served between its lifespan's startup and shutdown."""
-    return _Application(config)
+    return GatewayApplication(config)
 
 
-class _Application:
+class GatewayApplication:
+    """See `application`."""
+
     def __init__(self, config: Config) -> None:
         self._config = config
         self._gateway: _Gateway | None = None
+        self._requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def leaving(self) -> None:
+        """From now on /readyz tells load balancers to look away; nothing else changes yet."""
+        if self._gateway is not None:
+            self._gateway.leaving = True
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
         assert self._gateway is not None, "requests come after the startup"
-        await self._gateway.api(scope, receive, send)
+        self._requests += 1
+        self._idle.clear()
+        try:
+            await self._gateway.api(scope, receive, send)
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._idle.set()
+
+    async def _finish_requests(self) -> None:
+        """Requests use what is closed after the drain."""
+        try:
+            async with asyncio.timeout(REQUESTS_S):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("%d requests did not end within %.1f s", self._requests, REQUESTS_S)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -66,6 +94,7 @@ class _Application:
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self._gateway.drain()
+            await self._finish_requests()
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -90,6 +119,7 @@ class _Gateway:
         self._turns = turns
         self._sockets = sockets
         self._completions = completions
+        self.leaving = False
 
     @classmethod
     async def start(cls, config: Config, stack: AsyncExitStack) -> _Gateway:
@@ -134,7 +164,7 @@ class _Gateway:
             identities=identities,
             revocations=revocations,
             streams=EventStreams(config.gateway.max_streams, config.gateway.connections_per_user),
-            unready=_unready(parts, turns),
+            unready=lambda: gateway.unready(),
             completions=completions,
         )
         gateway = cls(parts, services, turns, sockets, completions)
@@ -156,30 +186,29 @@ class _Gateway:
             "event_streams": self._services.streams.count,
             "completions": self._completions.running,
             "bus_ok": self._turns.bus_ok,
+            "draining": self.leaving,
             "degraded": self._parts.degraded,
         }
 
     async def drain(self) -> None:
         """Sends everybody elsewhere within `gateway.drain_s`; what they watch goes on without this process."""
-        patience = self._parts.config.gateway.drain_s
-        await asyncio.gather(self._sockets.drain(patience), self._drain_http(patience / 2))
+        self.leaving = True
+        window_s = self._parts.config.gateway.drain_s
+        await asyncio.gather(self._sockets.drain(window_s), self._drain_http(window_s))
 
-    async def _drain_http(self, patience: float) -> None:
-        await self._services.streams.drain(RECONNECT_MS, patience)
+    async def _drain_http(self, window_s: float) -> None:
+        await self._services.streams.drain(window_s * SPREAD, window_s * PATIENCE)
         await self._completions.stop()
 
-
-def _unready(parts: Composition, turns: Turns) -> Callable[[], Awaitable[Mapping[str, str]]]:
-    """What keeps a gateway from serving. Without Redis it serves, degraded."""
-
-    async def check() -> Mapping[str, str]:
+    async def unready(self) -> Mapping[str, str]:
+        """What keeps this gateway from serving. Without Redis it serves, degraded."""
         found: dict[str, str] = {}
+        if self.leaving:
+            found["gateway"] = "going away"
         try:
-            await parts.ping_postgres(PING_S)
+            await self._parts.ping_postgres(PING_S)
         except Unavailable as error:
             found["postgres"] = str(error)
-        if not turns.bus_ok:
+        if not self._turns.bus_ok:
             found["nats"] = "no round trip lately"
         return found
-
-    return check

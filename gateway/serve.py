@@ -24,7 +24,7 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 SPARE_CONNECTIONS = 1024
 BACKLOG = 1024
-REQUESTS_S = 0.5
+CLOSE_S = 0.5
 STREAMS_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -77,17 +77,18 @@ class Lifespan:
             await self._told.put({"type": "lifespan.failed", "message": "the lifespan ended early"})
 
 
-def run(application: Application, config: Config) -> int:
+def run(application: Application, config: Config, leaving: Callable[[], None] = lambda: None) -> int:
     """Serves until SIGTERM or SIGINT and returns an exit status.
 
-    At the signal the listeners close and requests under way get half a second; then the lifespan's shutdown tells the
-    application to drain: it ends its streams and its sockets within `gateway.drain_s`. What is still open a second
-    later is cut. A second signal cuts everything at once.
+    At the signal `leaving` is called, and for `gateway.unready_s` everything goes on. Then the listeners close and the
+    lifespan's shutdown tells the application to drain: it ends its streams and its sockets within `gateway.drain_s`,
+    and closes what it has within `CLOSE_S`. What is still open a second later is cut. A second signal cuts everything
+    at once.
     """
-    return uvloop.run(_serve(application, config))
+    return uvloop.run(_serve(application, config, leaving))
 
 
-async def _serve(application: Application, config: Config) -> int:
+async def _serve(application: Application, config: Config, leaving: Callable[[], None]) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -105,6 +106,9 @@ async def _serve(application: Application, config: Config) -> int:
     failed = [task for task in tasks if task.done()]
     for task in failed:
         log.error("a listener ended: %s", task.exception())
+    leaving()
+    if not failed:
+        await asyncio.sleep(config.gateway.unready_s)
     await _drain(servers, tasks, lifespan, config.gateway.drain_s)
     stopped.cancel()
     return 1 if failed else 0
@@ -113,9 +117,8 @@ async def _serve(application: Application, config: Config) -> int:
 async def _drain(servers: list[Server], tasks: list[asyncio.Task[None]], lifespan: Lifespan, drain_s: float) -> None:
     for server in servers:
         server.stop()  # type: ignore[no-untyped-call]
-    await asyncio.wait(tasks, timeout=REQUESTS_S)
     try:
-        async with asyncio.timeout(drain_s):
+        async with asyncio.timeout(drain_s + CLOSE_S):
             await lifespan.shutdown()
     except TimeoutError:
         log.warning("not drained within %.1f s", drain_s)

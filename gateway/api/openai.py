@@ -76,12 +76,12 @@ class ChatCompletions:
             await reply.replay(chat, lease.answer)
             return
         gone = asyncio.create_task(disconnected(receive), name="completion reader")
-        self._streams.opened()
+        opened = self._streams.opened()
         try:
             with self._streams.until_revoked(identity) as ended:
                 await self._answer(identity, chat, request, reply, gone, ended, lease)
         finally:
-            self._streams.closed()
+            self._streams.closed(opened)
             if lease is not None:
                 await lease.close()
             gone.cancel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -91,6 +92,11 @@ def encode_event(frame: ServerFrame) -> bytes:
     return head.encode() + b"data: " + _encode(frame) + b"\n\n"
 
 
+def drain_frame() -> Drain:
+    """What a stream ends with that is ended by a drain: its moment was its own already."""
+    return Drain(reconnect_after_ms=random.randint(0, RECONNECT_MS))  # noqa: S311 - jitter, not a secret
+
+
 class EventStreams:
     """The streams that are open in this process: at most `limit`, of which `per_user` of one user. All are ended by
     `drain`, a caller's by a revocation.
@@ -101,11 +107,10 @@ class EventStreams:
         self._per_user = per_user
         self._revocations: Revocations | None = None
         self._watched: dict[str, dict[asyncio.Future[ParleyError], Identity]] = {}
-        self._draining = asyncio.Event()
-        self._drain_frame = Drain(reconnect_after_ms=RECONNECT_MS)
+        self._draining = False
+        self._open: set[asyncio.Event] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self.count = 0
 
     def check(self, identity: Identity | None = None) -> None:
         """Raises `overloaded` where no stream may be opened now, `rate_limited` where this caller has too many: asked
@@ -113,7 +118,7 @@ class EventStreams:
         """
         if identity is not None:
             self.check_caller(identity)
-        if self._draining.is_set():
+        if self._draining:
             raise ParleyError("overloaded", "This gateway is going away; connect again.", retry_after_ms=RECONNECT_MS)
         if self.count >= self._limit:
             message = "Too many event streams are open here; use the WebSocket, or try again."
@@ -159,29 +164,37 @@ class EventStreams:
             if identity.ended_by(user_id, subject) and not ended.done():
                 ended.set_result(_ended(reason))
 
-    async def drain(self, reconnect_after_ms: int, wait_s: float) -> None:
-        """Tells every stream to reconnect elsewhere and ends it; waits for them at most `wait_s` seconds."""
-        self._drain_frame = Drain(reconnect_after_ms=reconnect_after_ms)
-        self._draining.set()
+    @property
+    def count(self) -> int:
+        return len(self._open)
+
+    async def drain(self, spread_s: float, wait_s: float) -> None:
+        """Takes no new ones, and ends every stream at a moment of its own within `spread_s` seconds, telling it to
+        reconnect elsewhere; waits for them at most `wait_s` seconds.
+        """
+        self._draining = True
+        loop = asyncio.get_running_loop()
+        for ending in self._open:
+            loop.call_later(random.uniform(0, spread_s), ending.set)  # noqa: S311 - jitter, not a secret
         try:
             async with asyncio.timeout(wait_s):
                 await self._empty.wait()
         except TimeoutError:
             log.warning("%d event streams did not end within %.1f s", self.count, wait_s)
 
-    @property
-    def drain_frame(self) -> Drain:
-        return self._drain_frame
-
     def opened(self) -> asyncio.Event:
         """Counts one in; returns the event that says that it must end."""
-        self.count += 1
+        ending = asyncio.Event()
+        self._open.add(ending)
         self._empty.clear()
-        return self._draining
+        if self._draining:
+            ending.set()
+        return ending
 
-    def closed(self) -> None:
-        self.count -= 1
-        if not self.count:
+    def closed(self, ending: asyncio.Event) -> None:
+        """Counts it out again."""
+        self._open.discard(ending)
+        if not self._open:
             self._empty.set()
 
 
@@ -218,7 +231,7 @@ class EventStream:
             with self._streams.until_revoked(self._identity) as ended:
                 await self._run(scope, send, gone, ending, ended)
         finally:
-            self._streams.closed()
+            self._streams.closed(draining)
             gone.cancel()
             ending.cancel()
             await asyncio.wait([gone, ending])
@@ -248,13 +261,13 @@ class EventStream:
                     if ended.done():
                         raise ended.result()
                     if ending.done() and started:
-                        await write(send, encode_event(self._streams.drain_frame))
+                        await write(send, encode_event(drain_frame()))
         except Exception as failure:
             await _refuse(scope, send, failure, started)
             if not started:
                 return
         if not started:
-            await _start(send, encode_event(self._streams.drain_frame) if ending.done() else b"")
+            await _start(send, encode_event(drain_frame()) if ending.done() else b"")
         if not gone.done():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

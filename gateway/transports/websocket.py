@@ -24,8 +24,10 @@ PATH: Final = "/v1/ws"
 SUBPROTOCOL: Final = "parley.v1"
 MESSAGE_BYTES: Final = 64 * 1024
 TOLD_LIMITS: Final = {"frame_bytes": MESSAGE_BYTES, "content_bytes": MAX_CONTENT_BYTES}
-DRAIN_SPREAD_MS: Final = 2_000
-DRAIN_GRACE_S: Final = 0.5
+# Of the time until all are closed: clients add some to what they are told, and the last need time to leave.
+DRAIN_SPREAD: Final = 0.6
+DRAINS_PER_TURN: Final = 256
+CLOSE_S: Final = 1.0
 
 
 class WebSockets:
@@ -41,6 +43,8 @@ class WebSockets:
         # Nearly every user has one connection here, which then stands for itself, without a set around it.
         self._clients: dict[str, Client | set[Client]] = {}
         self._number = 0
+        self._close_at: float | None = None
+        self._late: list[Client] = []
         self._per_user = config.gateway.connections_per_user
 
     async def start(self) -> None:
@@ -56,17 +60,36 @@ class WebSockets:
     def connections(self) -> int:
         return sum(listener.connections for listener in self._listeners)
 
-    async def drain(self, deadline_s: float) -> None:
-        """No new ones; every client is told to go elsewhere, at its own moment; then all are closed with 1001."""
+    async def drain(self, window_s: float) -> None:
+        """No new ones; every client is told to go elsewhere, at a moment of its own within the window. What it watches
+        goes on until it leaves, or the window ends: then who is left is closed with 1001, and reset if it stays.
+        """
+        loop = asyncio.get_running_loop()
+        close_s = min(CLOSE_S, window_s / 4)
+        self._close_at = loop.time() + window_s - close_s
+        clients = [client for user in self._clients for client in self.of(user)]
         for listener in self._listeners:
             listener.stop_accepting()
-        clients = [client for user in self._clients for client in self.of(user)]
-        for client in clients:
-            client.drain(random.randint(0, DRAIN_SPREAD_MS))  # noqa: S311 - jitter, not a secret
-        await asyncio.sleep(min(DRAIN_GRACE_S, deadline_s / 4) if clients else 0)
+        for number, client in enumerate(clients, 1):
+            self._send_away(client)
+            if number % DRAINS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        left_s = self._close_at - loop.time()
+        await asyncio.gather(*(listener.wait_left(left_s) for listener in self._listeners))
         for listener in self._listeners:
             listener.close_all(CLOSE_DRAINING, "draining")
-        await asyncio.gather(*(listener.wait_closed(deadline_s * 3 / 4) for listener in self._listeners))
+        await asyncio.gather(*(listener.wait_closed(close_s) for listener in self._listeners))
+
+    def _send_away(self, client: Client) -> None:
+        assert self._close_at is not None, "called while draining"
+        spread_s = max(0.0, self._close_at - asyncio.get_running_loop().time()) * DRAIN_SPREAD
+        client.drain(random.randint(0, int(spread_s * 1000)))  # noqa: S311 - jitter, not a secret
+
+    def _send_late_away(self) -> None:
+        """Those whose handshake was under way when the drain began, once they have their welcome."""
+        late, self._late = self._late, []
+        for client in late:
+            self._send_away(client)
 
     def of(self, user: str) -> tuple[Client, ...]:
         """The connections of a user."""
@@ -91,6 +114,8 @@ class WebSockets:
         except ParleyError as error:
             return _refusal(error)
         client = self._enter(identity.user_id, identity.subject)
+        if self._close_at is not None:
+            self._late.append(client)
         offered = SUBPROTOCOL in request.subprotocols
         return Accept(client, subprotocol=SUBPROTOCOL if offered else None)
 
@@ -107,6 +132,8 @@ class WebSockets:
 
     def _welcome(self) -> tuple[str, int, float, dict[str, int]]:
         self._number += 1
+        if self._late:
+            asyncio.get_running_loop().call_soon(self._send_late_away)
         return f"{self._edge}.{self._number}", self._clock.wall_ms(), self._config.gateway.heartbeat_s, TOLD_LIMITS
 
     def _gone(self, client: Client) -> None:

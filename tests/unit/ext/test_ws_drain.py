@@ -55,6 +55,18 @@ async def test_who_waits_in_the_queue_is_served_by_a_listener_that_leaves() -> N
     await ended(leaving, staying)
 
 
+async def test_who_leaves_by_himself_is_waited_for(start_site: StartSite) -> None:
+    site = await start_site()
+    client = await site.open()
+    site.listener.stop_accepting()
+    assert not await site.listener.wait_left(0.05)
+    client.send(client_frame(TEXT, b"still here"))
+    assert await client.frame() == (TEXT, b"still here")
+    waiting = asyncio.create_task(site.listener.wait_left(5))
+    client.reset()
+    assert await waiting
+
+
 async def test_a_listener_that_left_is_not_there(start_site: StartSite) -> None:
     site = await start_site()
     client = await site.open()

@@ -59,7 +59,7 @@ async def application(scope, receive, send):
     await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
 
 MODE, port, own = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-sys.exit(run(application, Config(gateway=Gateway(port=port, own_port=own, drain_s=1.0))))
+sys.exit(run(application, Config(gateway=Gateway(port=port, own_port=own, unready_s=0.0, drain_s=1.0))))
 """
 
 

@@ -185,7 +185,7 @@ class TestWire:
     @pytest.mark.parametrize("stream", [True, False])
     async def test_a_gateway_that_goes_away_takes_no_call(self, platform: Platform, stream: bool) -> None:
         caller = await program(platform)
-        await platform.services.streams.drain(1000, 0.1)
+        await platform.services.streams.drain(0.0, 0.1)
         response = await caller.ask("POST", PATH, {**ASK, "stream": stream})
         refused(response, 503, "overloaded")
         assert response.headers["retry-after-ms"]
