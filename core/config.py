@@ -47,6 +47,10 @@ class Gateway(Section, frozen=True, kw_only=True):
 
     At SIGTERM /readyz says no for `unready_s` while all is served as before, so that a load balancer can look away;
     then clients are sent elsewhere, each at its own moment, and all is over within `drain_s`.
+
+    `handshakes_per_s`: WebSockets that a process lets in, half of what a core can authenticate (the goal is 5,000), so
+    that whoever is connected is served while a storm comes back; `retry_after_max_s` bounds the wait that the others
+    are told. 0 is no limit.
     """
 
     host: str = "127.0.0.1"
@@ -64,6 +68,9 @@ class Gateway(Section, frozen=True, kw_only=True):
     drain_s: float = 5.0
     heartbeat_s: float = 25.0
     max_connections: int = 15_000
+    handshakes_per_s: float = 2_500.0
+    handshakes_at_once: int = 500
+    retry_after_max_s: float = 30.0
     connections_per_user: int = 100
     max_streams: int = 2_000
     queue_wait_s: float = 30.0

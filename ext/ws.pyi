@@ -18,6 +18,9 @@ class Listener:
     def connections(self) -> int:
         """TCP connections that are open, handshakes and closing ones included."""
     @property
+    def refused(self) -> int:
+        """How many were answered 503 before they were read, so far."""
+    @property
     def accepting(self) -> bool:
         """False once `stop_accepting` was called."""
     def stop_accepting(self) -> None:

@@ -2,13 +2,18 @@
 """A WebSocket listener for asyncio and uvloop: RFC 6455 without extensions. The stub says how it is used."""
 
 import asyncio
+import errno
 import logging
+import os
 import resource
 import socket
 import sys
 
-from ext.ws_connection import BufferedConnection, Connection, overloaded
+from ext.ws_admission import Admission
+from ext.ws_answers import encode_overloaded, spread_ms
+from ext.ws_connection import BufferedConnection, Connection
 from ext.ws_frames import close_code_valid
+from ext.ws_refusals import Refusals
 from ext.ws_types import Accept, Handler, Limits, Refuse, Request
 from ext.ws_writer import Shared
 
@@ -19,7 +24,7 @@ log = logging.getLogger("ext.ws")
 # Between two batches the loop serves everyone else.
 ACCEPTS_PER_TURN = 64
 CLOSES_PER_TURN = 256
-# How long the listener leaves its queue alone when the system has no file or memory for another connection.
+# How long the listener leaves its queue alone when the system has no memory for another connection.
 BACK_OFF_S = 0.1
 # Connections that were reset are gone after a turn or two of the loop.
 RESET_S = 1.0
@@ -36,11 +41,15 @@ class Listener:
         self._adopting = set()
         self._accepting = True
         self._starved = None
-        self._overloaded = overloaded(limits).encode()
+        self._admission = Admission(limits.handshakes_per_s, limits.handshakes_at_once, limits.retry_after_max_s)
+        self._refusals = Refusals(loop, limits.close_s, self._on_empty)
+        self._refused = 0
+        self._spare_file = None
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._file_limit = sys.maxsize if files == resource.RLIM_INFINITY else files - limits.reserved_files
         if self._file_limit <= sock.fileno():
             raise ValueError(f"Limits.reserved_files leaves no room below the limit of {files} files")
+        self._keep_spare_file()
         loop.add_reader(sock.fileno(), self._on_readable)
 
     @property
@@ -50,6 +59,10 @@ class Listener:
     @property
     def connections(self):
         return self._shared.connections
+
+    @property
+    def refused(self):
+        return self._refused
 
     @property
     def accepting(self):
@@ -68,8 +81,8 @@ class Listener:
             if not self._accept_one():
                 break
         self._sock.close()
-        if self._shared.connections + self._shared.refusals == 0:
-            self._on_empty()
+        self._give_up_spare_file()
+        self._on_empty()
 
     def close_all(self, int code=1001, str reason=""):
         if not close_code_valid(code):
@@ -92,11 +105,14 @@ class Listener:
             task.cancel()
         for connection in self._shared.wheel.timers():
             connection.abort()
+        self._refusals.close_all()
+        self._on_empty()
         await asyncio.wait([self._empty, *self._shared.tasks], timeout=RESET_S)
         return False
 
     def _on_empty(self):
-        if not self._accepting and not self._empty.done():
+        self._keep_spare_file()
+        if not (self._accepting or self._shared.connections or self._refusals or self._empty.done()):
             self._empty.set_result(None)
 
     def _close_batch(self, connections, code, reason):
@@ -119,17 +135,61 @@ class Listener:
         except ConnectionAbortedError:
             return True
         except OSError as error:
-            self._pause(error)
-            return False
+            return self._accept_to_refuse(error)
         sock.setblocking(False)
-        full = self._shared.connections >= self._limits.connections
-        if sock.fileno() >= self._file_limit or (full and self._shared.refusals >= self._limits.refusals):
-            self._refuse_at_once(sock)
+        limits = self._limits
+        if sock.fileno() >= self._file_limit:
+            self._refuse(sock, spread_ms(limits.retry_after_s), min(limits.refusals, limits.reserved_files // 4))
+        elif self._shared.connections >= limits.connections:
+            self._refuse(sock, spread_ms(limits.retry_after_s), limits.refusals)
         else:
-            task = self._loop.create_task(self._adopt(sock, BufferedConnection(self._shared, peer[:2], full)))
-            self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
+            now = self._loop.time()
+            if self._admission.admit(now):
+                self._serve(sock, peer)
+            else:
+                self._refuse(sock, self._admission.come_back_ms(now), limits.refusals)
         return True
+
+    def _accept_to_refuse(self, error):
+        # Out of files. One is kept so that the next can still be told: in an answer's lingering socket or by itself.
+        room = max(1, len(self._refusals))
+        if error.errno == errno.EMFILE and (self._refusals.close_oldest() or self._give_up_spare_file()):
+            try:
+                sock = self._sock.accept()[0]
+            except (BlockingIOError, InterruptedError):
+                self._keep_spare_file()
+                return False
+            except OSError as again:
+                error = again
+            else:
+                sock.setblocking(False)
+                self._refuse(sock, spread_ms(self._limits.retry_after_s), room)
+                return True
+        self._pause(error)
+        return False
+
+    def _refuse(self, sock, retry_after_ms, room):
+        self._refused += 1
+        self._refusals.tell(sock, encode_overloaded(retry_after_ms), room)
+
+    def _keep_spare_file(self):
+        if self._accepting and self._spare_file is None:
+            try:
+                self._spare_file = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                log.debug("there is no file to spare")
+
+    def _give_up_spare_file(self):
+        if self._spare_file is None:
+            return False
+        os.close(self._spare_file)
+        self._spare_file = None
+        return True
+
+    def _serve(self, sock, peer):
+        task = self._loop.create_task(self._adopt(sock, BufferedConnection(self._shared, peer[:2])))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
 
     def _pause(self, error):
         # The queue stays readable, so watching it would spin until a file is free.
@@ -140,18 +200,8 @@ class Listener:
 
     def _resume(self):
         self._starved = None
+        self._keep_spare_file()
         self._loop.add_reader(self._sock.fileno(), self._on_readable)
-
-    def _refuse_at_once(self, sock):
-        try:
-            sock.send(self._overloaded)
-            # Closing with the request unread would reset the connection, and the reset may overtake the answer.
-            sock.recv(self._limits.handshake_bytes)
-        except BlockingIOError:
-            log.debug("a connection was refused before its request came")
-        except OSError:
-            log.debug("a refused connection was gone before it could be told")
-        sock.close()
 
     async def _adopt(self, sock, connection):
         try:

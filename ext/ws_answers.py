@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -49,6 +50,11 @@ def upgrade_required(message: str) -> HandshakeError:
     return HandshakeError(426, message, headers)
 
 
+def spread_ms(seconds: int) -> int:
+    """A random time that is `seconds` when it is told in whole seconds, so that not all come back at once."""
+    return max(0, 1000 * seconds - random.randrange(1000))  # noqa: S311 - jitter, not a secret
+
+
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
 
@@ -74,6 +80,15 @@ def encode_refusal(status: int, headers: Sequence[tuple[str, str]], body: bytes)
         headers = (*headers, ("Connection", "close"))
     head = f"HTTP/1.1 {status} {phrase}\r\nContent-Length: {len(body)}\r\n".encode()
     return head + _encode_headers(headers) + b"\r\n" + body
+
+
+_WAIT = (("Content-Type", "text/plain; charset=utf-8"), ("Retry-After", "%d"), ("retry-after-ms", "%d"))
+_OVERLOADED = encode_refusal(503, _WAIT, b"try again later\n")
+
+
+def encode_overloaded(retry_after_ms: int) -> bytes:
+    """503, with when to come back in whole seconds and exactly."""
+    return _OVERLOADED % (-(-retry_after_ms // 1000), retry_after_ms)
 
 
 def encode_accept(token: bytes, subprotocol: str | None, headers: Sequence[tuple[str, str]]) -> bytes:

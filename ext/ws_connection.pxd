@@ -20,7 +20,6 @@ cdef class Connection(Writer):
     cdef Py_ssize_t unsent
     cdef unsigned short close_code
     cdef unsigned char state
-    cdef unsigned char refused
     cdef unsigned char pinged
     cdef unsigned char read_paused
 

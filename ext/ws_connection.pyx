@@ -12,7 +12,7 @@ from inspect import isawaitable
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
 
-from ext.ws_answers import HandshakeError, encode_accept, encode_refusal
+from ext.ws_answers import HandshakeError, encode_accept, encode_overloaded, encode_refusal, spread_ms
 from ext.ws_frames cimport (
     BINARY, CLOSE, FAILED, PING, PONG, TEXT, FrameParser, close_code_valid, encode_close, frame, text_frames, utf8,
 )
@@ -53,13 +53,12 @@ async def _authorise(Connection connection, waiting):
 cdef class Connection(Writer):
     """See the stub for the public part. The rest is asyncio's buffered protocol."""
 
-    def __init__(self, Shared shared not None, tuple peer, bint refused=False):
+    def __init__(self, Shared shared not None, tuple peer):
         self.shared = shared
         self.handshake = Handshake(peer)
-        self.refused = refused
         self.close_code = 1006
         self.close_reason = ""
-        shared.entered(refused)
+        shared.entered()
 
     # asyncio's side
 
@@ -68,10 +67,7 @@ cdef class Connection(Writer):
         self.transport = transport
         transport.set_write_buffer_limits(limits.write_high, limits.write_low)
         self.last_activity = self.shared.now()
-        if self.refused:
-            self.respond(overloaded(limits).encode())
-        else:
-            self.shared.wheel.schedule(self, self.last_activity, limits.handshake_s)
+        self.shared.wheel.schedule(self, self.last_activity, limits.handshake_s)
 
     def get_buffer(self, sizehint):
         return self.shared.read_view
@@ -130,7 +126,7 @@ cdef class Connection(Writer):
         self.out_bytes = 0
         if handler is not None:
             self.tell_closed(handler, self.close_code, self.close_reason)
-        self.shared.left(self.refused)
+        self.shared.left()
 
     # The handshake
 
@@ -160,7 +156,7 @@ cdef class Connection(Writer):
             path, query, headers, tuple([name for name in map(str.strip, offered) if name]), self.handshake.peer
         )
         if shared.draining or shared.authorising >= shared.limits.authorising:
-            raise overloaded(shared.limits)
+            return self.respond(overloaded(shared.limits))
         self.state = AUTHORISING
         self.handshake.request = request
         try:
@@ -349,7 +345,7 @@ cdef class Connection(Writer):
             self.respond(HandshakeError(408, "the handshake took too long").encode())
         elif self.state == AUTHORISING:
             self.cancel_authorising()
-            self.respond(overloaded(self.shared.limits).encode())
+            self.respond(overloaded(self.shared.limits))
         elif self.state == OPEN:
             self.heartbeat()
         else:
@@ -427,7 +423,7 @@ cdef class Connection(Writer):
         elif self.state <= AUTHORISING and self.transport is not None:
             if self.handshake.task is not None:
                 self.cancel_authorising()
-            self.respond(overloaded(self.shared.limits).encode())
+            self.respond(overloaded(self.shared.limits))
 
     def pause_reading(self):
         if self.state == OPEN and not self.read_paused:
@@ -468,7 +464,7 @@ cdef bint all_control(list events) except -1:
 
 def overloaded(limits):
     """The answer to a handshake for which there is no room now."""
-    return HandshakeError(503, "try again later", (("Retry-After", str(limits.retry_after_s)),))
+    return encode_overloaded(spread_ms(limits.retry_after_s))
 
 
 class BufferedConnection(Connection, asyncio.BufferedProtocol):

@@ -119,13 +119,21 @@ class Limits:
     """TCP_NOTSENT_LOWAT of every connection; None leaves the system's default."""
     connections: int = 100_000
     """Open at once, handshakes included; one more is answered 503 with Retry-After before it is read."""
+    handshakes_per_s: float = 0.0
+    """Connections that are let in per second, whatever becomes of them; more are answered 503 before they are read.
+    Each is told a Retry-After of its own: those that obey come back at this rate. 0: no such limit."""
+    handshakes_at_once: int = 100
+    """Connections that may come at once on top of that rate, after a pause."""
+    retry_after_max_s: float = 30.0
+    """The longest Retry-After of those 503s."""
     reserved_files: int = 64
     """File descriptors left free below RLIMIT_NOFILE for everything else in the process; a connection that
     would use them is answered like one above `connections`."""
     refusals: int = 256
-    """Refused connections above `connections` that are given time to read their 503; others are closed at once."""
+    """Connections refused before they were read whose sockets are kept, for at most `close_s`, until their peers have
+    read why; the oldest are closed for newer ones."""
     retry_after_s: int = 2
-    """What Retry-After says in a 503."""
+    """What Retry-After says in all other 503s."""
     backlog: int = 1024
     """Connections that the kernel completes before they are accepted (bounded by net.core.somaxconn)."""
 
@@ -133,9 +141,12 @@ class Limits:
         positive = (
             *(self.handshake_bytes, self.headers, self.handshake_s, self.authorising, self.message_bytes),
             *(self.fragments, self.message_s, self.ping_s, self.pong_s, self.close_s, self.stuck_s),
-            *(self.write_high, self.write_max, self.connections, self.backlog),
+            *(self.write_high, self.write_max, self.connections, self.handshakes_at_once),
+            *(self.retry_after_max_s, self.backlog),
         )
         if any(value <= 0 for value in positive):
             raise ValueError("sizes, counts and times of Limits must be positive")
+        if self.handshakes_per_s < 0 or self.refusals < 0:
+            raise ValueError("rates and refusals of Limits must be positive, or 0")
         if not 0 <= self.write_low < self.write_high <= self.write_max:
             raise ValueError("Limits needs 0 <= write_low < write_high <= write_max")

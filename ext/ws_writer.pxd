@@ -6,7 +6,6 @@ cdef class Shared:
     cdef readonly object limits
     cdef readonly Wheel wheel
     cdef readonly Py_ssize_t connections
-    cdef readonly Py_ssize_t refusals
     cdef readonly Py_ssize_t authorising
     cdef readonly set tasks
     cdef public bint draining
@@ -31,8 +30,8 @@ cdef class Shared:
     cdef Py_ssize_t write_max
 
     cdef double now(self) except -1
-    cdef int entered(self, bint refused) except -1
-    cdef int left(self, bint refused) except -1
+    cdef int entered(self) except -1
+    cdef int left(self) except -1
     cdef int flush_soon(self, Writer writer) except -1
 
 cdef class Writer(Timer):

@@ -30,9 +30,6 @@ class Shared:
     def connections(self) -> int:
         """TCP connections within `Limits.connections`, handshakes and closing ones included."""
     @property
-    def refusals(self) -> int:
-        """TCP connections above that limit which are given time to read their 503."""
-    @property
     def authorising(self) -> int:
         """Accept callbacks that run."""
     @property

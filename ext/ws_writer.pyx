@@ -53,23 +53,17 @@ cdef class Shared:
     cdef double now(self) except -1:
         return self.clock()
 
-    cdef int entered(self, bint refused) except -1:
+    cdef int entered(self) except -1:
         # Count a TCP connection; the wheel turns while there are any.
-        if refused:
-            self.refusals += 1
-        else:
-            self.connections += 1
+        self.connections += 1
         if self.tick is None:
             self.last_turn = self.now()
             self.tick = self.loop.call_later(self.wheel.tick_s, self.turn)
         return 0
 
-    cdef int left(self, bint refused) except -1:
-        if refused:
-            self.refusals -= 1
-        else:
-            self.connections -= 1
-        if self.connections + self.refusals == 0:
+    cdef int left(self) except -1:
+        self.connections -= 1
+        if self.connections == 0:
             self.on_empty()
         return 0
 
@@ -79,7 +73,7 @@ cdef class Shared:
         cdef bint stalled = now - self.last_turn > self.wheel.tick_s + STALL_S
         self.last_turn = now
         self.tick = None
-        if self.connections + self.refusals:
+        if self.connections:
             self.tick = self.loop.call_later(self.wheel.tick_s, self.turn)
         # After a stall the peers' pongs may wait in the kernel: the loop reads them before anyone is judged.
         self.stalled = stalled and not self.stalled

@@ -50,7 +50,14 @@ class WebSockets:
     async def start(self) -> None:
         """Listens on the shared port and on this process's own."""
         settings = self._config.gateway
-        limits = Limits(message_bytes=MESSAGE_BYTES, ping_s=settings.heartbeat_s, connections=settings.max_connections)
+        limits = Limits(
+            message_bytes=MESSAGE_BYTES,
+            ping_s=settings.heartbeat_s,
+            connections=settings.max_connections,
+            handshakes_per_s=settings.handshakes_per_s,
+            handshakes_at_once=settings.handshakes_at_once,
+            retry_after_max_s=settings.retry_after_max_s,
+        )
         for port in dict.fromkeys((settings.ws_port, settings.own_ws_port)):
             listener = await listen(self._accept, settings.host, port, limits)
             self._listeners.append(listener)

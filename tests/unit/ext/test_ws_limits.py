@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -101,6 +103,29 @@ async def test_who_is_closed_at_once_can_still_read_why(start_site: StartSite) -
     assert site.listener.connections == 1
 
 
+async def test_handshakes_above_the_rate_are_told_when_to_come_back(start_site: StartSite) -> None:
+    site = await start_site(handshakes_per_s=2.0, handshakes_at_once=3, retry_after_max_s=60)
+    clients = [await site.connect(REQUEST) for _ in range(23)]
+    answers = [await client.answer() for client in clients]
+    told = [headers for status, headers, _ in answers if status == 503]
+    assert [status for status, _, _ in answers[:3]] == [101] * 3
+    assert 18 <= len(told) <= 20, "a busy machine may refill a place or two"
+    assert [await client.rest() for client in clients[-3:]] == [b""] * 3
+    waits = [int(headers["retry-after-ms"]) for headers in told]
+    assert all(int(headers["retry-after"]) == -(-ms // 1000) for headers, ms in zip(told, waits, strict=True))
+    assert all(place / 1.8 - 4 <= ms / 1000 <= place / 1.8 + 0.6 for place, ms in enumerate(waits, 1))
+    assert site.listener.connections == 23 - len(told)
+
+
+async def test_the_wait_for_the_answer_of_a_refused_client_is_bounded(start_site: StartSite) -> None:
+    site = await start_site(handshakes_per_s=0.001, handshakes_at_once=1, close_s=0.3)
+    await site.open()
+    silent = await site.connect()
+    assert (await silent.answer())[0] == 503
+    with pytest.raises(ConnectionError):
+        await talk_for_ever(silent)
+
+
 async def test_files_kept_for_others_are_not_used(start_site: StartSite) -> None:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     with socket.socket() as probe:
@@ -127,19 +152,48 @@ async def _never(request: Request) -> Accept | Refuse:
     raise AssertionError("no connection is made here")
 
 
-async def test_out_of_files_pauses_and_goes_on(start_site: StartSite, caplog: pytest.LogCaptureFixture) -> None:
-    site = await start_site()
+@contextmanager
+def no_file_above(highest: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket() as probe:
-        highest = probe.fileno()
-    client = socket.socket()
-    client.setblocking(False)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
-        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", site.listener.port))
-        await eventually(lambda: len(caplog.records) >= 2, what="two pauses")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_out_of_files_everybody_is_told_and_nobody_is_harmed(start_site: StartSite) -> None:
+    site = await start_site()
+    old = await site.open()
+    loop = asyncio.get_running_loop()
+    clients = [socket.socket() for _ in range(20)]
+    for client in clients:
+        client.setblocking(False)
+    with socket.socket() as probe:
+        highest = probe.fileno()
+    probe = socket.socket()
+    with no_file_above(highest):
+        for client in clients:
+            await loop.sock_connect(client, ("127.0.0.1", site.listener.port))
+            await loop.sock_sendall(client, REQUEST)
+        for client in clients:
+            assert (await loop.sock_recv(client, 1000)).startswith(b"HTTP/1.1 503 ")
+            assert await loop.sock_recv(client, 1000) == b""
+        assert site.listener.refused == len(clients)
+        old.send(client_frame(TEXT, b"unharmed"))
+        assert await old.frame() == (TEXT, b"unharmed")
+    for sock in (*clients, probe):
+        sock.close()
+    await site.open()
+
+
+async def test_without_any_file_it_pauses_and_goes_on(start_site: StartSite, caplog: pytest.LogCaptureFixture) -> None:
+    site = await start_site()
+    client = socket.socket()
+    client.setblocking(False)
+    with no_file_above(2):
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", site.listener.port))
+        await eventually(lambda: len(caplog.records) >= 2, what="two pauses")
     assert len(caplog.records) < 20
     assert "accepting no connections" in caplog.records[0].getMessage()
     caplog.clear()
@@ -229,6 +283,7 @@ async def test_abort_resets(start_site: StartSite) -> None:
         {"write_low": 10, "write_high": 10},
         {"write_high": 10, "write_low": 1, "write_max": 9},
         {"write_low": -1},
+        {"handshakes_per_s": -1.0},
     ],
 )
 def test_impossible_limits_are_told(wrong: dict[str, Any]) -> None:
