@@ -16,11 +16,13 @@ log = logging.getLogger(__name__)
 MAX_WAITING: Final = 10_000
 MOST_AT_ONCE: Final = 500
 TITLE_CHARS: Final = 60
+GATHER_S: Final = 0.05
 
 
 class Activity:
     """Notes opened turns in the background: of a conversation the last one counts, and what does not fit is lost, as
-    the list is metadata and no turn depends on it.
+    the list is metadata and no turn depends on it. Each batch gathers for `GATHER_S`: the answers whose turns were just
+    opened need the database more.
     """
 
     def __init__(self, conversations: Conversations) -> None:
@@ -49,6 +51,7 @@ class Activity:
     async def _note_loop(self) -> None:
         while True:
             await self._something.wait()
+            await asyncio.sleep(GATHER_S)
             self._something.clear()
             while self._waiting:
                 await self._note([self._waiting.pop(name) for name in list(self._waiting)[:MOST_AT_ONCE]])

@@ -102,6 +102,12 @@ class Turns:
         queued = sum(live.supervisor.queued for live in self._live.values())
         return {"supervised": len(self._live), "queued": queued}
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether as many turns wait for a router as may; counted only where there are enough to be that many."""
+        most = self._config.gateway.queue_length
+        return len(self._live) >= most and self.counts["queued"] >= most
+
     # What clients ask for.
 
     async def open(self, user: str, frame: Send | Regenerate | Continue) -> tuple[Accepted, Live]:
@@ -110,7 +116,7 @@ class Turns:
         Seen through though the caller is cancelled, as a client that leaves cancels nothing: what may be open by then
         is dispatched by nobody else (rule 3).
         """
-        if self.counts["queued"] >= self._config.gateway.queue_length or len(self._tasks) >= MAX_TASKS:
+        if self._crowded or len(self._tasks) >= MAX_TASKS:
             message = "Too many answers wait for a router here; try again."
             raise ParleyError("overloaded", message, retry_after_ms=2000)
         opening = asyncio.create_task(self._open(user, frame))

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 MAX_BURIED: Final = 100
 BURIED_WITHIN_S: Final = 60.0
+# Each pull, append and settlement costs the same for one record as for many, and no answer waits for them.
+PACE: Final = Pace(gather_s=0.05)
 _ENDS: Final = frozenset(get_args(EndKind))
 
 
@@ -118,7 +120,7 @@ async def run_ledger(
     ledger: Ledger,
     limits: Limits,
     stop: asyncio.Event,
-    pace: Pace = Pace(),  # noqa: B008 - immutable
+    pace: Pace = PACE,
 ) -> None:
     """Consumes until `stop` is set, then drains; see `workers.runner.consume`."""
     worker = LedgerWorker(source, ledger, limits)

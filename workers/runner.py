@@ -44,7 +44,8 @@ class Postponed(Exception):
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of a consumer. `handle_s` must stay below the stream's time for an acknowledgement (30 s); `drain_s` is
-    what a batch in hand still gets when the consumer is to stop.
+    what a batch in hand still gets when the consumer is to stop. After a batch that was not full the next pull waits
+    for `gather_s`, so that records are handled together.
     """
 
     batch: int = 1_000
@@ -54,6 +55,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     first_retry_s: float = 0.1
     last_retry_s: float = 10.0
     postpone_s: float = 5.0
+    gather_s: float = 0.0
 
 
 async def consume(
@@ -95,6 +97,8 @@ async def _turn(
         if batch is not None:
             await _unless(stopping, _call(handle, batch.entries), pace.handle_s, pace.drain_s)
             await batch.ack()
+            if pace.gather_s and len(batch.entries) < pace.batch:
+                await asyncio.wait((stopping,), timeout=pace.gather_s)
     except Postponed as error:
         log.warning("a batch is postponed: %s", error)
         return await _give_back(batch, pace.postpone_s)

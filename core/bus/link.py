@@ -25,6 +25,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from core.bus.client import PromptClient
 from core.errors import Unavailable
 from core.ids import new_process_id
 
@@ -286,7 +287,7 @@ class Link:
         async def on_end() -> None:
             lost.set()
 
-        client = Client()
+        client = PromptClient()
         try:
             async with asyncio.timeout(CONNECT_S):
                 await client.connect(

@@ -1,4 +1,7 @@
-"""What a router sends to gateways, batched per gateway: at once after idleness, else within 3 ms."""
+"""What a router sends to gateways, batched per gateway: at once after idleness, else within 3 ms.
+
+What somebody waits for before the first token shows never waits for that: an offer, and the first delta.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Final
 
 from core.bus.port import Bus
 from core.errors import Unavailable
-from core.events import EdgeMessage, Text
+from core.events import EdgeMessage, Taken, Text
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +55,17 @@ class _Edge:
         self._edge = edge
         self._waiting: list[EdgeMessage] = []
         self._task: asyncio.Task[None] | None = None
+        self._pressing = False
+        self._resting: asyncio.Future[None] | None = None
 
     def put(self, messages: Sequence[EdgeMessage]) -> None:
         room = MAX_WAITING - len(self._waiting)
         self._waiting += messages[:room]
         if not self.busy:
             self._task = asyncio.get_running_loop().create_task(self._send())
+        elif any(map(_presses, messages)):
+            self._pressing = True
+            self._wake()
 
     @property
     def busy(self) -> bool:
@@ -70,12 +78,33 @@ class _Edge:
     async def _send(self) -> None:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
+            self._pressing = False
             for batch in _batches(waiting):
                 try:
                     await self._bus.to_edge(self._edge, batch)
                 except Unavailable as error:
                     log.debug("to %s: %s", self._edge, error)
-            await asyncio.sleep(FLUSH_S)
+            if not self._pressing:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Lets messages gather, until one of them must not wait."""
+        loop = asyncio.get_running_loop()
+        self._resting = loop.create_future()
+        timer = loop.call_later(FLUSH_S, self._wake)
+        try:
+            await self._resting
+        finally:
+            timer.cancel()
+            self._resting = None
+
+    def _wake(self) -> None:
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
+
+
+def _presses(message: EdgeMessage) -> bool:
+    return isinstance(message, Taken) or (isinstance(message, Text) and message.seq == 0)
 
 
 def _batches(messages: list[EdgeMessage]) -> list[list[EdgeMessage]]:

@@ -19,8 +19,10 @@ class Store:
         self.open = asyncio.Event()
         self.batches: list[list[Touch]] = []
         self.failures = 0
+        self.asked = 0
 
     async def touch_conversations(self, touches: Sequence[Touch]) -> None:
+        self.asked += 1
         await self.open.wait()
         if self.failures:
             self.failures -= 1
@@ -42,7 +44,7 @@ async def test_what_comes_while_the_store_is_busy_goes_in_one_batch_the_last_of_
     activity = await started(store)
     first, conversations = new_turn(new_id()), [new_id() for _ in range(3)]
     activity.opened(first)
-    await asyncio.sleep(0)
+    await eventually(lambda: store.asked == 1)
     for content in ("one", "two"):
         for conversation in conversations:
             activity.opened(new_turn(conversation, content=content))
@@ -58,7 +60,7 @@ async def test_a_batch_is_bounded_and_a_store_that_is_away_loses_only_its_batch(
     activity = await started(store)
     store.failures = 1
     activity.opened(new_turn(new_id()))
-    await asyncio.sleep(0)
+    await eventually(lambda: store.asked == 1)
     for _ in range(MOST_AT_ONCE + 1):
         activity.opened(new_turn(new_id()))
     store.open.set()

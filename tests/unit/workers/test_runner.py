@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from msgspec import structs
 
 from core.errors import Unavailable, Unknown
 from tests.support.polling import eventually
@@ -55,14 +56,14 @@ class Pulled:
 class Run:
     """A consumer under test: fails as often as `failures` says, then handles."""
 
-    def __init__(self, stream: Stream, failures: Sequence[Exception] = ()) -> None:
+    def __init__(self, stream: Stream, failures: Sequence[Exception] = (), pace: Pace = QUICK) -> None:
         self.handled: list[int] = []
         self.failures = list(failures)
         self.stop = asyncio.Event()
         self.entered = asyncio.Event()
         self.release = asyncio.Event()
         self.release.set()
-        self.task = asyncio.create_task(consume(stream, self._handle, self.stop, QUICK))
+        self.task = asyncio.create_task(consume(stream, self._handle, self.stop, pace))
 
     async def _handle(self, entries: Sequence[int]) -> None:
         self.entered.set()
@@ -108,6 +109,16 @@ async def test_a_stream_that_is_away_is_asked_again() -> None:
     run.stop.set()
     await run.task
     assert sorted(stream.acked) == list(range(4))
+
+
+async def test_after_a_batch_that_was_not_full_records_gather_but_the_stop_is_heard() -> None:
+    stream = Stream(4)
+    run = Run(stream, pace=structs.replace(QUICK, gather_s=3600.0))
+    await eventually(lambda: len(stream.acked) == 4)  # the first batch was full: the second came at once
+    stream.waiting.append(4)
+    run.stop.set()
+    await run.task
+    assert stream.acked == [0, 1, 2, 3]
 
 
 async def test_stop_ends_a_waiting_pull_at_once() -> None:

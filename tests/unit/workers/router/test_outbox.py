@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import msgspec
+import pytest
 
 from core.bus.port import Bus
 from core.errors import Unavailable
-from core.events import EdgeMessage, Superseded, Text
+from core.events import EdgeMessage, Superseded, Taken, Text
 from core.model import Piece
 from tests.support.polling import eventually
 from workers.router.outbox import MAX_EDGES, MAX_WAITING, Outbox
@@ -68,6 +69,23 @@ async def test_what_comes_while_a_batch_is_on_its_way_leaves_as_one_batch_in_ord
     await box.close()
     assert bus.seqs("gw-1") == list(range(50))
     assert len(bus.batches) == 2
+
+
+async def test_an_offer_and_a_first_delta_do_not_wait_for_the_batch_that_gathers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("workers.router.outbox.FLUSH_S", 3600.0)
+    bus = MemoryBus()
+    box = outbox(bus)
+    box.put("gw-1", [text(0)])
+    await eventually(lambda: len(bus.batches) == 1)
+    for pressing in (Taken("g", 0, "r", "router"), text(0)):
+        box.put("gw-1", [text(7)])
+        await asyncio.sleep(0)
+        sent = len(bus.batches)
+        box.put("gw-1", [pressing])
+        await eventually(lambda sent=sent: len(bus.batches) == sent + 1)  # type: ignore[misc]
+        assert bus.batches[-1] == ("gw-1", [text(7), pressing])
 
 
 async def test_edges_do_not_wait_for_each_other() -> None:
