@@ -236,7 +236,8 @@ class RouterHost(Host):
 
     def running(self) -> dict[str, Any]:
         """What the present process knows of turns, by generation."""
-        return self.service._running if self.service is not None and not self.node.dead else {}
+        kept = self.service._kept if self.service is not None and not self.node.dead else ()
+        return {running.turn.generation: running for running in kept}
 
     @property
     def busy(self) -> int:

@@ -196,10 +196,12 @@ class ScriptedPlanner:
 
     def __init__(self, history: MemoryHistory) -> None:
         self._history = history
+        self.asked = 0
         self.fails: Exception | None = None
         self.routes: tuple[RouteRef, ...] = (RouteRef("near", "tiny"), RouteRef("far", "huge"))
 
     async def prepare(self, key: TurnKey) -> Prepared:
+        self.asked += 1
         if self.fails is not None:
             raise self.fails
         context = Context((ProviderMessage("user", "hi"),), "so far", 7, 0)

@@ -24,6 +24,7 @@ from core.providers.port import Provider, ProviderError, ProviderRequest
 from core.turn import HEARTBEAT_S, HISTORY_AWAY_S
 from workers.router import effects as do
 from workers.router.effects import Effect
+from workers.router.kept import Kept, Running
 from workers.router.outbox import Outbox
 from workers.router.planner import NotAnswerable, Planner, Prepared
 from workers.router.turn import RouterTurn
@@ -52,19 +53,6 @@ class Recorder(Protocol):
         ...
 
 
-class _Running:
-    """One turn and what its shell holds for it."""
-
-    __slots__ = ("account", "call", "prepared", "serving", "turn")
-
-    def __init__(self, turn: RouterTurn) -> None:
-        self.turn = turn
-        self.account = ""
-        self.prepared: Prepared | None = None
-        self.call: asyncio.Task[None] | None = None
-        self.serving: Subscription | None = None
-
-
 class RouterService:
     """All turns of one router process."""
 
@@ -90,9 +78,10 @@ class RouterService:
         self._clock = clock
         self._config = config
         self._outbox = Outbox(bus)
-        self._running: dict[str, _Running] = {}
+        self._kept = Kept()
         self._started: OrderedDict[tuple[str, int, str], None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ahead: set[asyncio.Task[Prepared]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._subscriptions: list[Subscription] = []
         self._taking: Subscription | None = None
@@ -120,35 +109,36 @@ class RouterService:
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=LAST_WORDS_S)  # records, and ends on their way to the spool
         await self._outbox.close()
-        for task in [*self._loops, *self._tasks]:
+        left = [*self._loops, *self._tasks, *self._ahead]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
         for subscription in self._subscriptions:
             await subscription.stop()
 
     def gauges(self) -> dict[str, float]:
         """For metrics."""
-        return {"turns_running": self.busy, "turns_kept": len(self._running), "text_bytes": self.text_bytes}
+        return {"turns_running": self.busy, "turns_kept": len(self._kept), "text_bytes": self.text_bytes}
 
     def _give_up(self) -> None:
-        for running in list(self._running.values()):
+        for running in self._kept.live:
             self._run(running, running.turn.give_up())
 
     @property
     def busy(self) -> int:
         """Turns that have not ended."""
-        return sum(run.turn.state not in ("ended", "dropped") for run in self._running.values())
+        return self._kept.busy
 
     @property
     def text_bytes(self) -> int:
         """Text kept for resume and for history."""
-        return sum(run.turn.text.size for run in self._running.values())
+        return self._kept.text_bytes
 
     # The bus.
 
     def _on_dispatch(self, dispatch: Dispatch) -> None:
         now = self._clock.monotonic()
-        running = self._running.get(dispatch.generation)
+        running = self._kept.get(dispatch.generation)
         if running is not None:
             turn = running.turn
             if (turn.epoch, turn.run) == (dispatch.epoch, dispatch.run):
@@ -161,12 +151,14 @@ class RouterService:
             self._forget(running)
         if (dispatch.generation, dispatch.epoch, dispatch.run) in self._started:
             return
-        running = _Running(RouterTurn(dispatch, self.router, new_run))
-        self._running[dispatch.generation] = running
+        running = Running(RouterTurn(dispatch, self.router, new_run))
+        self._kept.add(running)
         self._run(running, running.turn.offer(now))
+        if dispatch.epoch == 0:  # a later one may have to reserve again, which is not for whom is only offering
+            self._read_ahead(running, now)
 
     def _on_grant(self, grant: GrantMessage) -> None:
-        running = self._running.get(grant.generation)
+        running = self._kept.get(grant.generation)
         if running is None or (running.turn.epoch, running.turn.run) != (grant.epoch, grant.run):
             return
         if isinstance(grant, No):
@@ -179,7 +171,7 @@ class RouterService:
 
     # Effects.
 
-    def _run(self, running: _Running, effects: Iterable[Effect]) -> None:
+    def _run(self, running: Running, effects: Iterable[Effect]) -> None:
         turn = running.turn
         for effect in effects:
             if isinstance(effect, do.Tell):
@@ -196,10 +188,12 @@ class RouterService:
                 self._forget(running)
             else:
                 self._spawn(self._carry_out(running, effect))
+        if turn.state == "ended":
+            self._kept.end(running)
         if self._draining and not self.busy:
             self._idle.set()
 
-    async def _carry_out(self, running: _Running, effect: Effect) -> None:
+    async def _carry_out(self, running: Running, effect: Effect) -> None:
         turn = running.turn
         if isinstance(effect, do.Serve):
             await self._serve(running)
@@ -214,7 +208,7 @@ class RouterService:
         else:
             await self._store(running, effect)
 
-    async def _record(self, running: _Running, entry: Entry) -> None:
+    async def _record(self, running: Running, entry: Entry) -> None:
         turn = running.turn
         try:
             acknowledged = await self._recorder.record(entry)
@@ -237,7 +231,7 @@ class RouterService:
                     return
             await asyncio.sleep(KEEP_EVERY_S)
 
-    async def _store(self, running: _Running, effect: Effect) -> None:
+    async def _store(self, running: Running, effect: Effect) -> None:
         """An effect whose result history gives."""
         turn = running.turn
         failed: Callable[[float], list[Effect]] = turn.on_row_failed
@@ -266,14 +260,14 @@ class RouterService:
             done = failed(self._now())
         self._run(running, done)
 
-    async def _close(self, running: _Running) -> None:
+    async def _close(self, running: Running) -> None:
         """The ledger worker settles what is charged; what is not frees its reservation here."""
         turn = running.turn
         if turn.end is not None and turn.end.attempt is None and running.account:
             await self._limits.settle(running.account, turn.generation, 0)
         await self._history.close_listing([turn.key])  # last, as what is not listed is nobody's any more
 
-    async def _serve(self, running: _Running) -> None:
+    async def _serve(self, running: Running) -> None:
         turn = running.turn
 
         def on_message(message: RunMessage) -> None:
@@ -285,15 +279,32 @@ class RouterService:
             except Unavailable as error:
                 log.warning("run.%s is not served yet: %s", turn.generation, error)
                 await asyncio.sleep(SERVE_EVERY_S)
-                if self._running.get(turn.generation) is not running:
+                if self._kept.get(turn.generation) is not running:
                     return
-        if self._running.get(turn.generation) is not running:
+        if self._kept.get(turn.generation) is not running:
             await running.serving.stop()
 
-    async def _read_path(self, running: _Running) -> None:
+    def _read_ahead(self, running: Running, now: float) -> None:
+        """Row and context are read while the offer is on its way: whatever is known after `taken` is fresh (rule 4)."""
+        task = asyncio.get_running_loop().create_task(self._planner.prepare(running.turn.key))
+        running.ahead = (now, task)
+        self._ahead.add(task)
+        task.add_done_callback(self._read)
+
+    def _read(self, task: asyncio.Task[Prepared]) -> None:
+        self._ahead.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever is granted the turn hears of it
+
+    async def _read_path(self, running: Running) -> None:
         turn = running.turn
+        asked_at, ahead = running.ahead or (0.0, None)
+        running.ahead = None
         try:
-            prepared = await self._planner.prepare(turn.key)
+            if ahead is not None and asked_at >= turn.granted:
+                prepared = await ahead
+            else:
+                prepared = await self._planner.prepare(turn.key)
         except (Unavailable, Unknown) as error:
             log.warning("no context for %s: %s", turn.generation, error)
             self._run(running, turn.on_unread())
@@ -323,7 +334,7 @@ class RouterService:
             return error.code != "quota"
         return True
 
-    async def _call(self, running: _Running, effect: do.Call) -> None:
+    async def _call(self, running: Running, effect: do.Call) -> None:
         """Streams one attempt into its turn."""
         turn, prepared = running.turn, running.prepared
         assert prepared is not None
@@ -370,16 +381,16 @@ class RouterService:
             tags={"attempt": effect.attempt},
         )
 
-    def _hang_up(self, running: _Running) -> None:
+    def _hang_up(self, running: Running) -> None:
         if running.call is not None and running.call is not asyncio.current_task():
             running.call.cancel()
         running.call = None
 
-    def _forget(self, running: _Running) -> None:
-        turn = running.turn
-        if self._running.get(turn.generation) is running:
-            del self._running[turn.generation]
+    def _forget(self, running: Running) -> None:
+        self._kept.remove(running)
         self._hang_up(running)
+        if running.ahead is not None:
+            running.ahead[1].cancel()
         if running.serving is not None:
             self._spawn(self._attempt(running.serving.stop()))
 
@@ -413,11 +424,10 @@ class RouterService:
         while True:
             now = self._now()
             lives: dict[str, list[Life]] = {}
-            for running in self._running.values():
-                turn = running.turn
-                if turn.alive and (turn.state != "ended" or now - turn.ended_at < ENDED_BEATS_S):
-                    for edge in turn.edges:
-                        lives.setdefault(edge, []).append(turn.life())
+            for running in [*self._kept.live, *self._kept.lately_ended(now - ENDED_BEATS_S)]:
+                if running.turn.alive:
+                    for edge in running.turn.edges:
+                        lives.setdefault(edge, []).append(running.turn.life())
             for edge, found in lives.items():
                 beat: list[EdgeMessage] = [Beat(self.router, found)]
                 self._outbox.put(edge, beat)
@@ -426,12 +436,21 @@ class RouterService:
     async def _tick_loop(self) -> None:
         while True:
             now = self._now()
-            for running in list(self._running.values()):
-                try:
-                    self._run(running, running.turn.tick(now))
-                except Exception:
-                    log.exception("the tick of %s failed", running.turn.generation)
+            for running in self._kept.live:
+                self._tick(running, now)
+            while (oldest := self._kept.oldest) is not None and self._tick(oldest, now):
+                self._forget(oldest)
             await asyncio.sleep(TICK_S)
+
+    def _tick(self, running: Running, now: float) -> bool:
+        """Whether there was something to do."""
+        try:
+            effects = running.turn.tick(now)
+            self._run(running, effects)
+        except Exception:
+            log.exception("the tick of %s failed", running.turn.generation)
+            return False
+        return bool(effects)
 
     async def _renew_loop(self) -> None:
         while True:
@@ -439,11 +458,7 @@ class RouterService:
             await self._attempt(self._limits.renew(self._reservations()))
 
     def _reservations(self) -> Sequence[tuple[str, str]]:
-        return [
-            (running.account, running.turn.generation)
-            for running in self._running.values()
-            if running.account and running.turn.state not in ("ended", "dropped")
-        ]
+        return [(running.account, running.turn.generation) for running in self._kept.live if running.account]
 
     async def _room_loop(self) -> None:
         """Leaves the queue group while there is no room, and joins it again when there is (rule 11)."""
@@ -459,15 +474,8 @@ class RouterService:
 
     def _forget_ended(self) -> None:
         """Over the byte budget texts of ended answers go, the oldest first: who asks for one reads history."""
-        size = self.text_bytes
-        if size < self._config.router.text_bytes:
-            return
-        ended = [running for running in self._running.values() if running.turn.state == "ended"]
-        for running in sorted(ended, key=lambda running: running.turn.ended_at):
-            if size < self._config.router.text_bytes:
-                return
-            size -= running.turn.text.size
-            self._forget(running)
+        while self.text_bytes >= self._config.router.text_bytes and (oldest := self._kept.oldest) is not None:
+            self._forget(oldest)
 
     async def _join(self) -> None:
         self._taking = await self._bus.serve_turns(self._config.zone, self._config.pool, self._on_dispatch)

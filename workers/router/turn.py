@@ -62,9 +62,7 @@ MAX_TURN_S: Final = 900.0
 
 
 class RouterTurn:
-    """The state of one turn in one router. `granted` is when `taken` was said, or this run's own claim or re-read
-    began.
-    """
+    """The state of one turn in one router."""
 
     def __init__(self, dispatch: Dispatch, router: str, new_run: Callable[[], str]) -> None:
         self.generation = dispatch.generation
@@ -98,6 +96,11 @@ class RouterTurn:
         self._granted = self._started = now
         self._next_at = now + OFFER_EVERY_S
         return [TellOne(self._arbiter, [self._taken()])]
+
+    @property
+    def granted(self) -> float:
+        """When `taken` was said, or this run's own claim or re-read began: what was read before is not fresh."""
+        return self._granted
 
     def on_go(self, now: float) -> list[Effect]:
         """The grant. A second one for the same run changes nothing: a router starts a run once."""

@@ -98,6 +98,30 @@ async def test_a_dispatch_and_a_go_that_come_twice_start_one_run(bench: Bench) -
     assert len(bench.bus.heard(Taken)) == 2
 
 
+@pytest.mark.parametrize(("offers", "reads"), [(1, 1), (2, 2)])
+async def test_the_path_is_read_while_the_offer_is_on_its_way_and_again_where_it_was_offered_since(
+    bench: Bench, offers: int, reads: int
+) -> None:
+    """Rule 4: what is known was read after `taken`."""
+    bench.bus.grants = False
+    turn = bench.open()
+    for number in range(offers):
+        bench.dispatch(turn)
+        await eventually(lambda number=number: len(bench.bus.heard(Taken)) == number + 1)  # type: ignore[misc]
+        assert bench.planner.asked == 1
+    bench.bus.grant(Go(name(turn), 0, turn.run))
+    await eventually(lambda: bench.bus.heard(Text))
+    assert bench.planner.asked == reads
+
+
+async def test_of_a_later_epoch_nothing_is_read_before_its_go(bench: Bench) -> None:
+    bench.bus.grants = False
+    turn = bench.open()
+    bench.dispatch(turn, epoch=1)
+    await eventually(lambda: bench.bus.heard(Taken))
+    assert bench.planner.asked == 0
+
+
 async def test_who_is_told_no_does_nothing_and_may_be_asked_again(bench: Bench) -> None:
     bench.bus.grants = False
     turn = bench.open()

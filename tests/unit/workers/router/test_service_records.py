@@ -21,7 +21,8 @@ from tests.support.router_turn import ROW, Bench
 from tests.support.turns import new_end
 from workers.router import service as shell
 from workers.router.effects import SpoolEnd
-from workers.router.service import RouterService, _Running
+from workers.router.kept import Running
+from workers.router.service import RouterService
 
 
 class Disk:
@@ -76,7 +77,7 @@ async def test_an_end_that_the_disk_does_not_take_is_given_up_in_the_end(monkeyp
 async def test_without_its_opening_record_an_attempt_is_given_up_and_its_gateways_are_told() -> None:
     bench, edges = Bench().calling(), Edges()
     service = router(Disk(0), edges, ManualClock())
-    service._run(_Running(bench.turn), bench.effects[:1])
+    service._run(Running(bench.turn), bench.effects[:1])
     await eventually(lambda: edges.told)
     assert edges.told == [Superseded("g", 0, "run-0")]
     assert bench.turn.state == "dropped"
