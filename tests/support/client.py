@@ -333,9 +333,11 @@ class User:
         if broken and error is None:
             raise broken[0]
 
-    async def connect(self, gateway: str | None = None, **headers: str) -> Device:
-        """A device, welcomed; at any gateway or at this one. Raises `aiohttp.ClientError` where it is refused."""
-        url = self.stack.ws_url if gateway is None else self.stack.own_ws_url(gateway)
+    async def connect(self, gateway: str | None = None, url: str | None = None, **headers: str) -> Device:
+        """A device, welcomed; at any gateway, at this one, or at a `url`. Raises `aiohttp.ClientError` where it is
+        refused.
+        """
+        url = url or (self.stack.ws_url if gateway is None else self.stack.own_ws_url(gateway))
         socket = await self._http.ws_connect(url, protocols=("parley.v1",), headers=headers, max_msg_size=0)
         device = Device(socket)
         self._devices.append(device)
@@ -360,6 +362,10 @@ class User:
     ) -> aiohttp.client._RequestContextManager:
         """An HTTP call whose answer the caller reads; for event streams."""
         return self._http.request(method, self.url(path, gateway), json=body, headers=headers)
+
+    def stream_at(self, url: str, method: str = "GET", body: Any = None) -> aiohttp.client._RequestContextManager:
+        """`stream` at a whole URL, such as of a gateway that is not the stack's."""
+        return self._http.request(method, url, json=body)
 
     async def conversation(self) -> str:
         """A new conversation's id."""
