@@ -155,7 +155,7 @@ async def test_a_gateway_drains(stack: Stack, user: User, mock: MockControl, lea
     assert delays[-1] - delays[0] > DRAIN_S * 1000 * 0.25, "spread over the window"
     assert len(set(delays)) > IDLE / 3
     assert [code for _, code in answers] == [0, 1001] * (IDLE // 2)
-    with pytest.raises(OSError, match="refused|Connect call failed"):
+    with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", leaving.ws_port), 1).close()
 
     assert await stayed > 20, "the answer ran on through the window"
