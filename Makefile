@@ -45,6 +45,7 @@ lock: ## write requirements/*.txt from pyproject.toml (ARGS: --upgrade)
 	@exec tools/lock $(ARGS)
 
 clean: ## remove what the other targets made; the data in .parley/ stays
-	@rm -rf .venv .make build dist *.egg-info web/dist web/node_modules tests/peers/node_modules ext/*.c ext/*.so
+	@rm -rf .venv .make build dist *.egg-info web/dist web/node_modules tests/peers/node_modules ext/*.c ext/*.so \
+		benchmarks/native/*.c benchmarks/native/*.so
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -not -path './.parley/*' -prune -exec rm -rf {} +

@@ -12,6 +12,9 @@ Work is a job: opening, sending, turns or HTTP requests. Its pieces are due at `
 from collections.abc import Sequence
 from typing import Any, Literal
 
+def bucket(us: int) -> int:
+    """The index at which the engine counts so many microseconds."""
+
 Ending = Literal["close", "fin", "rst", "half", "mid-frame", "abandon"]
 
 class Engine:
@@ -192,9 +195,10 @@ class Engine:
 
     def turn(self, number: int) -> dict[str, Any]:
         """Turn `number` (counted over all jobs, in order): `state` (waiting, sent, accepted, done, cancelled,
-        interrupted, failed, error, lost, timeout), `generation`, `epoch`, `seq`, `deltas`, `chars` (bytes of JSON
-        text), `fnv` (FNV-1a 64 of the text as it stood in JSON, of the visible epoch), `gaps`, `snapshots`, `code`
-        (of an error or failed end).
+        interrupted, failed, error, lost, timeout), `generation`, `epoch`, `seq`, `deltas` and `snapshots` received,
+        `chars` and `fnv` (bytes and FNV-1a 64 of the visible text of kind `text`, as it stands in the JSON:
+        `latency.fnv1a`), `jumps` (deltas that covered several), `repeats`, `holes` (its end named another last delta),
+        `code` (of an error or of a failed end).
         """
 
     def turn_count(self) -> int: ...
