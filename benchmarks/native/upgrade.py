@@ -55,5 +55,5 @@ def proxy_v2(source: str, source_port: int, target: str, target_port: int) -> by
 
 
 def loopback(count: int, first: int = 0) -> list[str]:
-    """`count` addresses of 127.0.0.0/8, from number `first` on: no two callers' ranges overlap if their numbers do not."""
+    """`count` addresses of 127.0.0.0/8, from number `first` on."""
     return [str(ipaddress.IPv4Address("127.1.0.1") + first + number) for number in range(count)]

@@ -7,7 +7,7 @@ import math
 
 import pytest
 from hdrh.histogram import HdrHistogram
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.native.engine import bucket
@@ -21,6 +21,7 @@ def _exact(values: list[int], percentile: float) -> float:
     return sorted(values)[max(math.ceil(percentile / 100 * len(values)), 1) - 1] / 1e3
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_percentiles_are_exact_to_three_digits(values: list[int]) -> None:
     latencies = Latencies()
@@ -32,6 +33,7 @@ def test_percentiles_are_exact_to_three_digits(values: list[int]) -> None:
     assert latencies.mean == pytest.approx(sum(values) / len(values) / 1e3, rel=1e-3)
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_processes_merge_into_what_one_would_have_counted(some: list[int], others: list[int]) -> None:
     tables = []
@@ -46,6 +48,7 @@ def test_processes_merge_into_what_one_would_have_counted(some: list[int], other
     assert merge(tables)["answer"].counts() == both.counts()
 
 
+@settings(deadline=None)
 @given(st.integers(1, HIGHEST_US))
 def test_the_engine_counts_in_the_same_buckets(us: int) -> None:
     assert bucket(us) == HdrHistogram(1, HIGHEST_US, 3)._counts_index_for(us)
