@@ -15,11 +15,13 @@ import msgspec
 from benchmarks import machine, results
 from benchmarks.driver import ROOT
 from benchmarks.harness import Lent, run_scenario
+from benchmarks.pages import content, markdown, page, readme
 from benchmarks.registry import all_scenarios
 
 ALL = "all"
 DOCS = ROOT / "docs" / "benchmarks"
 COMMITTED = DOCS / "results.jsonl"
+README = ROOT / "README.md"
 SCRATCH = ROOT / "benchmarks" / "results" / "results.jsonl"
 
 
@@ -36,7 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--folder", type=Path, metavar="DIR", help="for the stack's data (default: temporary files')")
     made = actions.add_parser("report", help="make the report and README's figures from results")
     made.add_argument("--results", type=Path, metavar="FILE", help="results to read (default: the committed ones)")
-    made.add_argument("--out", type=Path, metavar="DIR", help="where the report goes, without README's figures then")
+    made.add_argument("--out", type=Path, metavar="DIR", help="where the pages go (default: beside the results)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -123,6 +125,16 @@ def _report(args: argparse.Namespace) -> int:
     path = args.results or COMMITTED
     if not path.exists():
         return _wrong(f"there is no {_shown(path)}: `parley bench run` writes it")
+    found = results.read(path)
+    # README tells of the committed results only.
+    if path.resolve() == COMMITTED and args.out is None:
+        README.write_text(readme.put(README.read_text(), readme.render(found)))
+    folder = args.out or (DOCS if path.resolve() == COMMITTED else path.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    told = content.blocks(found)
+    (folder / "report.md").write_text(markdown.render(told))
+    (folder / "report.html").write_text(page.render(content.TITLE, told))
+    print(f"{_shown(folder / 'report.md')} and report.html are written", file=sys.stderr)
     return 0
 
 

@@ -1,0 +1,60 @@
+"""Results: medians, ratios, goals, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+from benchmarks.harness import Lent, run_scenario
+from tests.support.figures import IDLE, TURNS, made, run_line
+
+
+def test_figures_are_medians_of_rounds_with_ratios_and_goals(tmp_path: Path) -> None:
+    section = made(tmp_path).sections["idle"]
+    rss = section.of("rss", "Parley")[0]
+    assert (rss.median, rss.low, rss.high, rss.rounds) == (3.9, pytest.approx(3.744), pytest.approx(4.095), 3)
+    assert {ratio.to: round(ratio.median, 2) for ratio in rss.ratios} == {"floor": 3.0, "picows": 0.45, "granian": 0.03}
+    assert rss.reached is True
+    assert section.of("rate", "Parley")[0].reached is False, "0.88 of the floor"
+    assert section.of("rate", "picows")[0].reached is None, "goals are ours"
+    curve = section.of("p99", "Parley")
+    assert [(one.at, one.reached) for one in curve] == [(100, None), (1000, None), (4000, True)]
+    assert [section.busy(name) for name in ("Parley", "picows")] == [False, True]
+
+
+def test_what_fails_is_told_and_only_ours_fails_a_run(tmp_path: Path) -> None:
+    found = made(tmp_path)
+    absent = {one.name: one.absent for one in found.sections["idle"].described.contestants if one.absent}
+    assert absent == {
+        "granian": "failed in round 3: RuntimeError: it is gone",
+        "Centrifugo": "cannot be started here: there is no `centrifugo` on PATH",
+    }
+    assert found.sections["idle"].of("rss", "granian")[0].rounds == 2
+    bench = Lent(tmp_path, tiny=False)
+    assert run_scenario(IDLE, bench, peers=True).failed is False
+    assert run_scenario(TURNS, bench, peers=True).failed is True
+    without = run_scenario(IDLE, bench, peers=False)
+    assert all("--peers" in without.absent[name] for name in ("picows", "granian", "Centrifugo"))
+
+
+def test_no_contestant_is_always_the_first(tmp_path: Path) -> None:
+    told: list[str] = []
+    run_scenario(IDLE, Lent(tmp_path, tiny=False), peers=True, tell=told.append)
+    firsts = [line.rpartition(": ")[2] for line in told if " of 3: " in line][0:12:4]
+    assert firsts == ["Parley", "floor", "picows"]
+
+
+def test_files_keep_what_another_run_measured(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    made(tmp_path).write(path)
+    found = results.read(path)
+    again = made(tmp_path, TURNS, run="run2")
+    found.add([run_line("run2"), *again.sections["turns"].lines])
+    found.write(path)
+    assert b'"kind":"run"' in path.read_bytes().splitlines()[0]
+    kept = results.read(path)
+    assert [run.run for run in kept.used] == ["run1", "run2"]
+    assert [section.described.run for section in kept.sections.values()] == ["run1", "run2"]
+    assert len(kept.sections["turns"].figures) == len(again.sections["turns"].figures)
