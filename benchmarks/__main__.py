@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from benchmarks import admit, completions, idle, machine, report, streams
+from benchmarks import admit, completions, machine, report, streams
 from benchmarks.driver import ROOT
 from benchmarks.figures import Result
 from benchmarks.sizes import FULL, QUICK, Sizes
@@ -21,7 +21,6 @@ from benchmarks.target import Target, started
 Scenario = Callable[[Target, Sizes], Result]
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "idle": idle.measure,
     "streams": streams.measure,
     "completions": completions.measure,
     "admit": admit.measure,

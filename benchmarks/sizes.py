@@ -6,14 +6,10 @@ import msgspec
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
-    """`hold_s`: how long idle sockets are watched, longer than a heartbeat in a full run. `at_once` streams run in
-    the steady state: a turn begins every (length of a stream / `at_once`). Rates are per second.
+    """`at_once` streams run in the steady state: a turn begins every (length of a stream / `at_once`). Rates are per
+    second.
     """
 
-    sockets: int = 2_000
-    hold_s: float = 30.0
-    pings: int = 2_000
-    ping_rate: float = 500.0
     turns: int = 640
     at_once: int = 200
     deltas: int = 64
@@ -37,9 +33,6 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
 FULL = Sizes()
 QUICK = Sizes(
-    sockets=500,
-    hold_s=2.0,
-    pings=500,
     turns=120,
     at_once=40,
     deltas=32,

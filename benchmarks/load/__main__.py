@@ -10,13 +10,12 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.load import admit, completions, provider, sockets, turns
+from benchmarks.load import admit, completions, provider, turns
 from benchmarks.load.peer import Gone, Peer
 
 Generator = Callable[[Peer, Any], Awaitable[None]]
 
 GENERATORS: dict[str, Generator] = {
-    "sockets": sockets.run,
     "turns": turns.run,
     "provider": provider.run,
     "completions": completions.run,

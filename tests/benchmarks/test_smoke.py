@@ -11,9 +11,6 @@ from benchmarks.target import Target
 from tests.support.stack import Stack
 
 TINY = Sizes(
-    sockets=20,
-    hold_s=0.1,
-    pings=20,
     turns=12,
     at_once=4,
     deltas=8,
