@@ -50,7 +50,7 @@ class Gateway(Section, frozen=True, kw_only=True):
 
     `handshakes_per_s`: WebSockets that a process lets in, half of what a core can authenticate (the goal is 5,000), so
     that whoever is connected is served while a storm comes back; `retry_after_max_s` bounds the wait that the others
-    are told. 0 is no limit.
+    are told. `frames_per_s` and `bytes_per_s` are what one WebSocket may send in the long run. A rate of 0 is no limit.
     """
 
     host: str = "127.0.0.1"
@@ -72,6 +72,10 @@ class Gateway(Section, frozen=True, kw_only=True):
     handshakes_at_once: int = 500
     retry_after_max_s: float = 30.0
     connections_per_user: int = 100
+    frames_per_s: float = 50.0
+    frames_at_once: int = 200
+    bytes_per_s: float = 256.0 * 1024
+    bytes_at_once: int = 1024 * 1024
     max_streams: int = 2_000
     queue_wait_s: float = 30.0
     queue_length: int = 1_000

@@ -17,6 +17,8 @@ cdef class Connection(Writer):
     cdef readonly double last_activity
     cdef double message_since
     cdef double paused_since
+    cdef double frames_until
+    cdef double bytes_until
     cdef Py_ssize_t unsent
     cdef unsigned short close_code
     cdef unsigned char state
@@ -31,6 +33,9 @@ cdef class Connection(Writer):
     cdef int opened(self, object handler, bytes answer) except -1
     cdef int take_frames(self, unsigned char* data, Py_ssize_t size) except -1
     cdef int deliver(self, list events) except -1
+    cdef bint overspent(self, Py_ssize_t size) except -1
+    cdef list allowed(self, list events, Py_ssize_t frames)
+    cdef int overran(self, str what, double refill_s) except -1
     cdef int answer_ping(self, bytes payload) except -1
     cdef int peer_closed(self, int code, str reason) except -1
     cdef int fail(self, int code, str reason) except -1

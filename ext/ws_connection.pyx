@@ -11,6 +11,7 @@ from inspect import isawaitable
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
+from libc.math cimport ceil
 
 from ext.ws_answers import HandshakeError, encode_accept, encode_overloaded, encode_refusal, spread_ms
 from ext.ws_frames cimport (
@@ -232,7 +233,11 @@ cdef class Connection(Writer):
         cdef Shared shared = self.shared
         cdef FrameParser parser = self.parser if self.parser is not None else shared.spare
         cdef bint inside = parser.message_opcode != 0
-        cdef list events = parser.feed_raw(data, size)
+        cdef list events
+        if self.overspent(size):
+            return self.overran("bytes", shared.bytes_slack)
+        parser.frames = 0
+        events = parser.feed_raw(data, size)
         if self.parser is None:
             if not parser.is_idle():
                 self.parser = parser
@@ -242,7 +247,38 @@ cdef class Connection(Writer):
             self.parser = None
         elif events and not (inside and all_control(events)):
             self.message_since = self.last_activity
-        return self.deliver(events)
+        self.frames_until = max(self.frames_until, self.last_activity) + parser.frames * shared.frame_s
+        if self.frames_until - self.last_activity <= shared.frames_slack + 0.001 * shared.frame_s:
+            return self.deliver(events)
+        self.deliver(self.allowed(events, parser.frames))
+        return self.overran("frames", shared.frames_slack)
+
+    # The rates: a bucket is the time until which what came would last at the rate; its size is how far that may be.
+
+    cdef bint overspent(self, Py_ssize_t size) except -1:
+        cdef Shared shared = self.shared
+        self.bytes_until = max(self.bytes_until, self.last_activity) + size * shared.byte_s
+        return self.bytes_until - self.last_activity > shared.bytes_slack + 0.001 * shared.byte_s
+
+    cdef list allowed(self, list events, Py_ssize_t frames):
+        # Of `frames` that came at once and made `events`, what came before the bucket was empty; fragments, which make
+        # none, are taken for the first.
+        cdef double over_s = self.frames_until - self.last_activity - self.shared.frames_slack
+        cdef double surplus = ceil(over_s / self.shared.frame_s - 0.001)
+        return events[:max(0, len(events) - <Py_ssize_t>min(surplus, <double>frames))]
+
+    cdef int overran(self, str what, double refill_s) except -1:
+        cdef long wait_ms = <long>ceil(1000 * refill_s)
+        if self.state == OPEN:
+            try:
+                self.handler.on_overrun(what, wait_ms)
+            except Exception:
+                self.handler_failed()
+        if self.state == OPEN:
+            self.fail(4429, f"too many {what}; retry_after_ms={wait_ms}")
+        elif self.state == CLOSING:
+            self.linger()
+        return 0
 
     cdef int deliver(self, list events) except -1:
         cdef int kind

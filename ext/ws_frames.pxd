@@ -15,6 +15,7 @@ cpdef bint close_code_valid(int code) noexcept
 cdef class FrameParser:
     cdef readonly Py_ssize_t max_message
     cdef readonly int max_fragments
+    cdef public Py_ssize_t frames
     cdef unsigned char head[14]
     cdef unsigned char control[125]
     cdef int head_have

@@ -20,6 +20,9 @@ def encode_close(code: int, reason: str) -> bytes:
 class FrameParser:
     """The frames of one client, from bytes in pieces of any size. After CLOSE or FAILED it ignores everything."""
 
+    frames: int
+    """Whole frames so far, control frames and fragments included; whoever counts may set it back."""
+
     def __init__(self, max_message: int, max_fragments: int) -> None: ...
     @property
     def max_message(self) -> int: ...

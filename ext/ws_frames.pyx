@@ -228,6 +228,7 @@ cdef class FrameParser:
             xor_mask(self.control + self.got, part, self.key, self.got & 3)
         elif whole and self.fin and self.message is None:
             xor_mask(data, part, self.key, 0)
+            self.frames += 1
             self.in_payload = False
             self.head_have = 0
             self.head_need = 2
@@ -250,6 +251,7 @@ cdef class FrameParser:
         return part
 
     cdef int finish_frame(self, list events) except -1:
+        self.frames += 1
         self.in_payload = False
         self.head_have = 0
         self.head_need = 2

@@ -57,6 +57,7 @@ class FrameParser:
         self.max_message = max_message
         self.max_fragments = max_fragments
         self._pending = bytearray()
+        self.frames = 0
         self._ended = False
         self._message_opcode = 0
         self._message = bytearray()
@@ -93,6 +94,7 @@ class FrameParser:
         if not complete:
             return False
         self._checked = 0
+        self.frames += 1
         del self._pending[: start + length]
         if opcode == CLOSE:
             self._take_close(payload, events)

@@ -29,6 +29,13 @@ class Handler:
     def on_binary(self, message: bytes) -> None:
         """A complete binary message of at most `Limits.message_bytes` bytes."""
 
+    def on_overrun(self, what: str, retry_after_ms: int) -> None:
+        """The peer sent more `what` ("frames" or "bytes") than `Limits` let it; `retry_after_ms` fills an empty bucket.
+
+        The connection ends after this call: by the handler's `close`, else with 4429. Nothing that came above the rate
+        is delivered.
+        """
+
     def on_close(self, code: int, reason: str) -> None:
         """The connection is gone: called exactly once for every handler given in an `Accept`, last of all.
 
@@ -95,6 +102,15 @@ class Limits:
     """A whole message, all fragments; more closes with 1009."""
     fragments: int = 128
     """Frames of one message; more closes with 1009."""
+    frames_per_s: float = 0.0
+    """Frames that a peer may send in the long run, control frames and fragments counted; more closes with 4429.
+    0: no such limit."""
+    frames_at_once: int = 200
+    """Frames that may come at once after a pause."""
+    bytes_per_s: float = 0.0
+    """Bytes, as read from the socket, that a peer may send in the long run; more closes with 4429. 0: no such limit."""
+    bytes_at_once: int = 1_048_576
+    """Bytes that may come at once after a pause; at least a message and what one read takes (64 KiB) on top of it."""
     message_s: float = 60.0
     """From the first byte of a message to its last; longer closes with 4408 (checked once per `ping_s`)."""
     ping_s: float = 25.0
@@ -142,11 +158,11 @@ class Limits:
             *(self.handshake_bytes, self.headers, self.handshake_s, self.authorising, self.message_bytes),
             *(self.fragments, self.message_s, self.ping_s, self.pong_s, self.close_s, self.stuck_s),
             *(self.write_high, self.write_max, self.connections, self.handshakes_at_once),
-            *(self.retry_after_max_s, self.backlog),
+            *(self.retry_after_max_s, self.backlog, self.frames_at_once, self.bytes_at_once),
         )
         if any(value <= 0 for value in positive):
             raise ValueError("sizes, counts and times of Limits must be positive")
-        if self.handshakes_per_s < 0 or self.refusals < 0:
+        if min(self.handshakes_per_s, self.frames_per_s, self.bytes_per_s, self.refusals) < 0:
             raise ValueError("rates and refusals of Limits must be positive, or 0")
         if not 0 <= self.write_low < self.write_high <= self.write_max:
             raise ValueError("Limits needs 0 <= write_low < write_high <= write_max")

@@ -26,6 +26,10 @@ cdef class Shared:
     cdef double close_s
     cdef double message_s
     cdef double stuck_s
+    cdef double frame_s
+    cdef double frames_slack
+    cdef double byte_s
+    cdef double bytes_slack
     cdef Py_ssize_t write_high
     cdef Py_ssize_t write_max
 

@@ -47,6 +47,11 @@ cdef class Shared:
         self.close_s = limits.close_s
         self.message_s = limits.message_s
         self.stuck_s = limits.stuck_s
+        # What a frame and a byte take of the rates' time, and how far ahead of it a peer may be.
+        self.frame_s = 1 / limits.frames_per_s if limits.frames_per_s else 0
+        self.frames_slack = limits.frames_at_once * self.frame_s
+        self.byte_s = 1 / limits.bytes_per_s if limits.bytes_per_s else 0
+        self.bytes_slack = limits.bytes_at_once * self.byte_s
         self.write_high = limits.write_high
         self.write_max = limits.write_max
 

@@ -21,9 +21,6 @@ from gateway.turns import Turns
 log = logging.getLogger(__name__)
 
 FRAME_BYTES: Final = 32 * 1024
-FRAMES_PER_S: Final = 50.0
-FRAMES_AT_ONCE: Final = 200.0
-OVERRUN_MS: Final = 5_000
 CROWDED_MS: Final = 30_000
 
 _encode = msgspec.json.Encoder().encode
@@ -44,15 +41,12 @@ class Client(Handler):
     There are hundreds of thousands, nearly all of them idle: what only a busy one needs is made when it gets busy and
     let go afterwards.
 
-    Frames are counted by a token bucket: `FRAMES_AT_ONCE`, refilled by `FRAMES_PER_S`. `crowded`: the user has as many
-    connections as may be; this one is only told so.
+    `crowded`: the user has as many connections as may be; this one is only told so.
     """
 
     __slots__ = (
         "_connection",
-        "_counted_at",
         "_crowded",
-        "_frames_left",
         "_lives",
         "_paused",
         "_session",
@@ -67,8 +61,6 @@ class Client(Handler):
         self.subject = subject
         self._shared = shared
         self._crowded = crowded
-        self._frames_left = FRAMES_AT_ONCE
-        self._counted_at = 0.0
         self._session = Session()
         self._connection: Connection | None = None
         self._lives: dict[str, Live] | None = None
@@ -86,16 +78,10 @@ class Client(Handler):
         self._run(self._session.open(connection_id, self.user_id, time_ms, heartbeat_s, limits))
 
     def on_text(self, message: str) -> None:
-        if self._overran():
-            self._run(self._session.overrun(f"At most {FRAMES_PER_S:.0f} frames a second are taken.", OVERRUN_MS))
-            return
         self._run(self._session.on_message(message))
 
-    def _overran(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        self._frames_left = min(FRAMES_AT_ONCE, self._frames_left + (now - self._counted_at) * FRAMES_PER_S) - 1
-        self._counted_at = now
-        return self._frames_left < 0
+    def on_overrun(self, what: str, retry_after_ms: int) -> None:
+        self._run(self._session.overrun(f"Too many {what} came; send fewer in a second.", retry_after_ms))
 
     def on_binary(self, message: bytes) -> None:
         self._run(self._session.on_binary())

@@ -57,6 +57,10 @@ class WebSockets:
             handshakes_per_s=settings.handshakes_per_s,
             handshakes_at_once=settings.handshakes_at_once,
             retry_after_max_s=settings.retry_after_max_s,
+            frames_per_s=settings.frames_per_s,
+            frames_at_once=settings.frames_at_once,
+            bytes_per_s=settings.bytes_per_s,
+            bytes_at_once=settings.bytes_at_once,
         )
         for port in dict.fromkeys((settings.ws_port, settings.own_ws_port)):
             listener = await listen(self._accept, settings.host, port, limits)
