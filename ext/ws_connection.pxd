@@ -1,5 +1,5 @@
 from ext.ws_frames cimport FrameParser
-from ext.ws_writer cimport Writer
+from ext.ws_rates cimport Metered
 
 cdef class Handshake:
     cdef bytearray received
@@ -8,7 +8,7 @@ cdef class Handshake:
     cdef object task
     cdef tuple peer
 
-cdef class Connection(Writer):
+cdef class Connection(Metered):
     cdef object handler
     cdef Handshake handshake
     cdef FrameParser parser
@@ -17,8 +17,6 @@ cdef class Connection(Writer):
     cdef readonly double last_activity
     cdef double message_since
     cdef double paused_since
-    cdef double frames_until
-    cdef double bytes_until
     cdef Py_ssize_t unsent
     cdef unsigned short close_code
     cdef unsigned char state
@@ -33,8 +31,6 @@ cdef class Connection(Writer):
     cdef int opened(self, object handler, bytes answer) except -1
     cdef int take_frames(self, unsigned char* data, Py_ssize_t size) except -1
     cdef int deliver(self, list events) except -1
-    cdef bint overspent(self, Py_ssize_t size) except -1
-    cdef list allowed(self, list events, Py_ssize_t frames)
     cdef int overran(self, str what, double refill_s) except -1
     cdef int answer_ping(self, bytes payload) except -1
     cdef int peer_closed(self, int code, str reason) except -1

@@ -19,6 +19,7 @@ from ext.ws_frames cimport (
 )
 from ext.ws_handshake import accept_token, parse_upgrade
 from ext.ws_types import Accept, Refuse, Request
+from ext.ws_rates cimport Metered
 from ext.ws_writer cimport Shared, Writer
 
 cdef enum:
@@ -51,7 +52,7 @@ async def _authorise(Connection connection, waiting):
     connection.answered(answer)
 
 
-cdef class Connection(Writer):
+cdef class Connection(Metered):
     """See the stub for the public part. The rest is asyncio's buffered protocol."""
 
     def __init__(self, Shared shared not None, tuple peer):
@@ -234,7 +235,7 @@ cdef class Connection(Writer):
         cdef FrameParser parser = self.parser if self.parser is not None else shared.spare
         cdef bint inside = parser.message_opcode != 0
         cdef list events
-        if self.overspent(size):
+        if self.too_many_bytes(size, self.last_activity):
             return self.overran("bytes", shared.bytes_slack)
         parser.frames = 0
         events = parser.feed_raw(data, size)
@@ -247,25 +248,10 @@ cdef class Connection(Writer):
             self.parser = None
         elif events and not (inside and all_control(events)):
             self.message_since = self.last_activity
-        self.frames_until = max(self.frames_until, self.last_activity) + parser.frames * shared.frame_s
-        if self.frames_until - self.last_activity <= shared.frames_slack + 0.001 * shared.frame_s:
+        if not self.too_many_frames(parser.frames, self.last_activity):
             return self.deliver(events)
-        self.deliver(self.allowed(events, parser.frames))
+        self.deliver(self.allowed(events, parser.frames, self.last_activity))
         return self.overran("frames", shared.frames_slack)
-
-    # The rates: a bucket is the time until which what came would last at the rate; its size is how far that may be.
-
-    cdef bint overspent(self, Py_ssize_t size) except -1:
-        cdef Shared shared = self.shared
-        self.bytes_until = max(self.bytes_until, self.last_activity) + size * shared.byte_s
-        return self.bytes_until - self.last_activity > shared.bytes_slack + 0.001 * shared.byte_s
-
-    cdef list allowed(self, list events, Py_ssize_t frames):
-        # Of `frames` that came at once and made `events`, what came before the bucket was empty; fragments, which make
-        # none, are taken for the first.
-        cdef double over_s = self.frames_until - self.last_activity - self.shared.frames_slack
-        cdef double surplus = ceil(over_s / self.shared.frame_s - 0.001)
-        return events[:max(0, len(events) - <Py_ssize_t>min(surplus, <double>frames))]
 
     cdef int overran(self, str what, double refill_s) except -1:
         cdef long wait_ms = <long>ceil(1000 * refill_s)

@@ -12,6 +12,7 @@ import re
 from itertools import cycle, islice
 
 from ext.ws_answers import HandshakeError, bad_request, failure, upgrade_required
+from ext.ws_types import Limits
 
 FAILED, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -167,6 +168,24 @@ class FrameParser:
                 raise _Violation("utf8") from None
             events.append((CLOSE, (int.from_bytes(payload[:2], "big"), reason)))
         self._ended = True
+
+
+class Meter:
+    """The two buckets of `ext.ws_rates.Metered`, counted in frames and bytes instead of in time."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._rates = limits.bytes_per_s, limits.frames_per_s
+        self._sizes = limits.bytes_at_once, limits.frames_at_once
+        self._left: list[float] = [*self._sizes]
+        self._at = now
+
+    def spend(self, size: int, frames: int, now: float) -> tuple[bool, bool]:
+        passed, self._at = now - self._at, now
+        over = []
+        for n, taken in enumerate((size, frames)):
+            self._left[n] = min(self._sizes[n], self._left[n] + passed * self._rates[n]) - taken
+            over.append(self._rates[n] > 0 and self._left[n] < -0.001)
+        return over[0], over[1]
 
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~]+) HTTP/([0-9]\.[0-9])")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ext.ws import Accept, Limits, Refuse, Request
 from ext.ws_connection import BufferedConnection
+from ext.ws_reference import Meter
 from ext.ws_wheel import Timer
 from ext.ws_writer import Shared
 
@@ -73,6 +76,27 @@ async def test_deadlines_outlive_one_that_fails(caplog: pytest.LogCaptureFixture
         await asyncio.wait_for(bell.rung.wait(), 5)
     connection.connection_lost(None)
     assert shared.connections == 0
+
+
+RATES = st.sampled_from([0.0, 0.25, 8.0, 4096.0])
+SIZES = st.integers(1, 2**20)
+SPENT = st.tuples(st.integers(0, 65_536), st.integers(0, 200), st.integers(0, 2**12).map(lambda n: n / 256))
+
+
+@given(RATES, RATES, SIZES, SIZES, st.lists(SPENT, max_size=60))
+def test_the_meter_agrees_with_its_reference(
+    byte_rate: float, frame_rate: float, at_once: int, frames_at_once: int, spent: list[tuple[int, int, float]]
+) -> None:
+    limits = Limits(
+        bytes_per_s=byte_rate, bytes_at_once=at_once, frames_per_s=frame_rate, frames_at_once=frames_at_once
+    )
+    loop = HandTurned()
+    meter: Any = BufferedConnection(Shared(cast(Any, loop), never, limits, lambda: None), ("", 0))
+    reference = Meter(limits, loop.now)
+    now = loop.now
+    for size, frames, pause in spent:
+        now += pause
+        assert meter.spend(size, frames, now) == reference.spend(size, frames, now)
 
 
 def test_the_wheel_turns_only_while_there_are_connections() -> None:
