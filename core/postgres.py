@@ -24,6 +24,15 @@ MAX_PAUSE_S: Final = 0.32
 # The least time worth another try: below it the deadline counts as reached.
 LEAST_TRY_S: Final = 0.05
 
+# Statements find their rows by key, so one plan serves all arguments, and planning a path anew costs more than to
+# follow it. A plan that was made while a table was nearly empty must not read it whole once it is large.
+SESSION: Final = {
+    "application_name": "parley",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",
+}
+
 # The server answered, and its answer says that the transaction is gone: conflicts with others (class 40, 55), no
 # resources (53, 58), a standby (25006), a cancelled statement (57014). Not a mistake of the statement's.
 _ROLLED_BACK: Final = ("40", "53", "55", "58", "25006", "57014")
@@ -55,8 +64,7 @@ async def open_pool(dsn: str, size: int) -> Pool:
         timeout=CONNECT_S,
         init=_acknowledge_durably,
         reset=_keep_session,
-        # Statements find their rows by key, so one plan serves all arguments: planning a path anew costs more than it.
-        server_settings={"application_name": "parley", "plan_cache_mode": "force_generic_plan"},
+        server_settings=SESSION,
     )
 
 

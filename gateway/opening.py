@@ -83,17 +83,18 @@ class Opener:
         conversation = frame.conversation_id
         known = TurnKey(conversation, frame.message_id) if frame.message_id else None
         asked_at = self._clock.monotonic()
-        home, row, parent, alias = await asyncio.gather(
-            told(self._history.home(conversation)),
-            told(self._history.read(known)) if known else _nothing(),
-            self._parent(frame),
+        after = answer_key(frame.parent_id, "parent_id") if frame.parent_id is not None else None
+        found, alias = await asyncio.gather(
+            told(self._history.look(conversation, frame.message_id, after.turn_id if after else None)),
             self._alias(frame.model, conversation, user),
         )
-        check_owner(home, user, "conversation_id")
+        check_owner(found.home, user, "conversation_id")
         digest = body_hash(frame)
-        if row is not None:
-            return self._duplicate(row, digest, asked_at)
-        return await self._judged(known, digest, asked_at, self._new_send(user, frame, parent, alias, digest))
+        if found.turn is not None:
+            return self._duplicate(found.turn, digest, asked_at)
+        if after is not None and (found.parent is None or after.conversation_id != conversation):
+            raise ParleyError("not_found", "There is no such answer in this conversation.", param="parent_id")
+        return await self._judged(known, digest, asked_at, self._new_send(user, frame, found.parent, alias, digest))
 
     async def _new_send(self, user: str, frame: Send, parent: Turn | None, alias: str, digest: str) -> NewTurn:
         conversation = frame.conversation_id
@@ -188,15 +189,6 @@ class Opener:
             run=new_run(),
             since_ms=self._clock.wall_ms(),
         )
-
-    async def _parent(self, frame: Send) -> Turn | None:
-        if frame.parent_id is None:
-            return await told(self._history.latest(frame.conversation_id))
-        key = answer_key(frame.parent_id, "parent_id")
-        parent = await told(self._history.read(key)) if key.conversation_id == frame.conversation_id else None
-        if parent is None:
-            raise ParleyError("not_found", "There is no such answer in this conversation.", param="parent_id")
-        return parent
 
     def _duplicate(self, row: Turn, digest: str, asked_at: float) -> Opened:
         if row.opened.body_hash != digest:

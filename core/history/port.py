@@ -32,6 +32,14 @@ class Home(msgspec.Struct, frozen=True):
     deleted_at_ms: int | None = None
 
 
+class Look(msgspec.Struct, frozen=True):
+    """What is there when a turn is about to be opened; each is None where there is none."""
+
+    home: Home | None
+    turn: Turn | None
+    parent: Turn | None
+
+
 class PathTurn(msgspec.Struct, frozen=True):
     """One step of the way from an answer back to the root: the user's message and the whole text answered to it."""
 
@@ -120,8 +128,10 @@ class History(Protocol):
         """
         ...
 
-    async def latest(self, conversation_id: str) -> Turn | None:
-        """The turn with the greatest id."""
+    async def look(self, conversation_id: str, turn_id: str | None, parent_id: str | None) -> Look:
+        """What opening a turn asks, read together: the conversation, the turn of that id, and the turn that it follows,
+        which is `parent_id` or, where that is None, the one with the greatest id.
+        """
         ...
 
     async def page(self, conversation_id: str, before: str | None, limit: int) -> Page:

@@ -8,7 +8,7 @@ from itertools import groupby
 import asyncpg
 
 from core.history import queries, rows
-from core.history.port import Applied, Home, Page, PathTurn, Refused, Stored
+from core.history.port import Applied, Home, Look, Page, PathTurn, Refused, Stored
 from core.model import End, Increment, NewTurn, Turn, TurnKey
 from core.postgres import Statements
 
@@ -84,9 +84,14 @@ class PostgresHistory:
         steps = [_step(list(group)) for _, group in groupby(found, key=lambda row: row["step"])]
         return steps[0].turn, steps
 
-    async def latest(self, conversation_id: str) -> Turn | None:
-        found = await self._statements.read(queries.LATEST, conversation_id)
-        return rows.to_turn(found[0]) if found else None
+    async def look(self, conversation_id: str, turn_id: str | None, parent_id: str | None) -> Look:
+        newest = parent_id or queries.LAST_UUID
+        found = await self._statements.read(queries.LOOK, conversation_id, turn_id, newest)
+        turns = {row["which"]: rows.to_turn(row) for row in found if row["which"] is not None}
+        parent = turns.get(1)
+        if parent is not None and parent_id not in (None, parent.key.turn_id):
+            parent = None
+        return Look(rows.to_home(found[0], "home_owner") if found else None, turns.get(0), parent)
 
     async def page(self, conversation_id: str, before: str | None, limit: int) -> Page:
         if not 1 <= limit <= MAX_PAGE:

@@ -20,7 +20,16 @@ READ: Final = "SELECT * FROM history_turns WHERE conversation = $1 AND turn = $2
 READ_TEXT: Final = """
 SELECT i, seq, pieces FROM history_increments
 WHERE conversation = $1 AND turn = $2 AND epoch = $3 AND i < $4 ORDER BY i"""
-LATEST: Final = "SELECT * FROM history_turns WHERE conversation = $1 ORDER BY turn DESC LIMIT 1"
+# The conversation with at most two of its turns: `which` is 0 for the one asked for, 1 for the parent (the newest there
+# is up to the id that was named).
+LOOK: Final = """
+SELECT c.owner AS home_owner, c.zone, c.deleted_at_ms, found.*
+FROM history_conversations c LEFT JOIN LATERAL (
+    SELECT 0 AS which, t.* FROM history_turns t WHERE t.conversation = $1 AND t.turn = $2
+  UNION ALL
+    (SELECT 1, t.* FROM history_turns t WHERE t.conversation = $1 AND t.turn <= $3 ORDER BY t.turn DESC LIMIT 1)
+) found ON true
+WHERE c.conversation = $1"""
 
 # The text that belongs to a turn: of its current epoch and, once it has ended, as many increments as the end counts.
 _TEXT: Final = """
@@ -39,27 +48,35 @@ SELECT * FROM (
 
 # From a turn to the root. A continuation leads to the answer that it goes on from, within the same step of the path;
 # everything else leads to its parent, one step further. `gathered` counts characters and stops whole steps only.
+# OFFSET 0 has every row looked up by its whole key, whatever is known of the tables' sizes when the plan is made.
+_MESSAGE: Final = """
+LEFT JOIN LATERAL (
+    SELECT m.content, m.content_chars FROM history_turns m
+    WHERE m.conversation = t.conversation AND m.turn = t.message_turn OFFSET 0
+) m ON true"""
 PATH: Final = f"""
 WITH RECURSIVE way AS (
     SELECT t.conversation, t.turn, t.kind, t.parent_turn, t.source_turn, 0 AS depth, 0 AS step,
            coalesce(m.content_chars, 0)::bigint AS gathered
-    FROM history_turns t LEFT JOIN history_turns m ON m.conversation = t.conversation AND m.turn = t.message_turn
+    FROM history_turns t {_MESSAGE}
     WHERE t.conversation = $1 AND t.turn = $2
   UNION ALL
     SELECT t.conversation, t.turn, t.kind, t.parent_turn, t.source_turn, w.depth + 1,
            w.step + (w.kind <> 'continue')::integer,
            w.gathered + y.chars + CASE WHEN w.kind = 'continue' THEN 0 ELSE coalesce(m.content_chars, 0) END
     FROM way w
-    JOIN history_turns t ON t.conversation = w.conversation
-        AND t.turn = CASE WHEN w.kind = 'continue' THEN w.source_turn ELSE w.parent_turn END
-    LEFT JOIN history_turns m ON m.conversation = t.conversation AND m.turn = t.message_turn,
+    JOIN LATERAL (
+        SELECT * FROM history_turns t WHERE t.conversation = w.conversation
+        AND t.turn = CASE WHEN w.kind = 'continue' THEN w.source_turn ELSE w.parent_turn END OFFSET 0
+    ) t ON true {_MESSAGE},
     LATERAL (SELECT coalesce(sum(x.chars), 0) AS chars {_TEXT}) y
     WHERE (w.kind = 'continue' OR w.gathered < $3) AND w.depth < {MAX_PATH}
 )
 SELECT w.depth, w.step, t.*, m.content AS message, y.*
 FROM way w
-JOIN history_turns t ON t.conversation = w.conversation AND t.turn = w.turn
-LEFT JOIN history_turns m ON m.conversation = t.conversation AND m.turn = t.message_turn,
+JOIN LATERAL (
+    SELECT * FROM history_turns t WHERE t.conversation = w.conversation AND t.turn = w.turn OFFSET 0
+) t ON true {_MESSAGE},
 LATERAL ({_ARRAYS} AND w.depth > 0) y
 ORDER BY w.depth"""  # noqa: S608 - constants of this file
 

@@ -66,8 +66,9 @@ def to_turn(row: asyncpg.Record) -> Turn:
     )
 
 
-def to_home(row: asyncpg.Record) -> Home:
-    return Home(owner=row["owner"], zone=row["zone"], deleted_at_ms=row["deleted_at_ms"])
+def to_home(row: asyncpg.Record, owner: str = "owner") -> Home:
+    """`owner`: the name of that column."""
+    return Home(owner=row[owner], zone=row["zone"], deleted_at_ms=row["deleted_at_ms"])
 
 
 def encode_end(end: End) -> bytes:

@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from core.history.port import Applied, History, Home, Refused
+from core.history.port import Applied, History, Home, Look, Refused
 from core.history.postgres import PostgresHistory
 from core.ids import new_run
 from core.model import Increment, NewTurn, Piece, Turn
@@ -333,6 +333,23 @@ class TestPath:
         assert await history.path(new_turn(conversation).key, 100) is None
 
 
+class TestLook:
+    async def test_what_opening_a_turn_asks(self, history: History, conversation: str) -> None:
+        home = Home("owner", "eu")
+        assert await history.look(new_id(), new_id(), None) == Look(None, None, None)
+        assert await history.look(conversation, new_id(), None) == Look(home, None, None)
+        first = await answered(history, new_turn(conversation), "one")
+        second = await opened(history, new_turn(conversation))
+        await history.create_conversation(other := new_id(), "another", "eu")
+        await opened(history, new_turn(other))
+        one, two = first.key.turn_id, second.key.turn_id
+        assert await history.look(conversation, one, None) == Look(home, first, second)
+        assert await history.look(conversation, two, one) == Look(home, second, first)
+        assert await history.look(conversation, None, new_id()) == Look(home, None, None), "no such parent"
+        await history.set_deleted(conversation, 17)
+        assert await history.look(conversation, two, None) == Look(Home("owner", "eu", 17), second, second)
+
+
 class TestListings:
     async def test_pages_are_newest_first_and_join_without_overlap(self, history: History, conversation: str) -> None:
         rows = [await answered(history, new_turn(conversation), f"a{n}") for n in range(5)]
@@ -340,8 +357,7 @@ class TestListings:
         await history.append(running.key, 0, text(0, "so far"))
         await history.create_conversation(other := new_id(), "owner", "eu")
         await answered(history, new_turn(other))
-        assert await history.latest(conversation) == running
-        assert await history.latest(new_id()) is None
+        assert await history.look(conversation, None, None) == Look(Home("owner", "eu"), None, running)
         seen, before = [], None
         while True:
             page = await history.page(conversation, before, 4)

@@ -11,7 +11,7 @@ from core import turn as rules
 from core.accounts.model import Conversation
 from core.catalog.port import CatalogModel, Price, Route
 from core.errors import Unavailable, Unknown
-from core.history.port import Applied, Home, Page, PathTurn, Refused
+from core.history.port import Applied, Home, Look, Page, PathTurn, Refused
 from core.ledger.port import Entry
 from core.limits.port import Admission, UserLimits
 from core.model import End, Increment, NewTurn, Turn, TurnKey
@@ -187,10 +187,14 @@ class SimHistory:
 
         return await self._reach(find, write=False)
 
-    async def latest(self, conversation_id: str) -> Turn | None:
-        def find() -> Turn | None:
+    async def look(self, conversation_id: str, turn_id: str | None, parent_id: str | None) -> Look:
+        def find() -> Look:
             keys = [key for key in self.rows if key.conversation_id == conversation_id]
-            return self.rows[max(keys, key=lambda key: key.turn_id)] if keys else None
+            newest = max((key.turn_id for key in keys), default="")
+            turn, parent = (
+                self.rows.get(TurnKey(conversation_id, name)) for name in (turn_id or "", parent_id or newest)
+            )
+            return Look(self.homes.get(conversation_id), turn, parent)
 
         return await self._reach(find, write=False)
 

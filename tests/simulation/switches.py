@@ -18,7 +18,7 @@ import workers.janitor
 import workers.router.attempts
 import workers.router.turn
 from core import turn as rules
-from core.history.port import Applied, PathTurn, Refused
+from core.history.port import Applied, Look, PathTurn, Refused
 from core.ledger.port import REVISION_OPENED, Entry
 from core.model import Cancelled, End, NewTurn, Send, Turn, TurnKey
 from gateway import dispatch as do
@@ -78,6 +78,9 @@ def row_is_not_looked_up(patch: Patch) -> None:
 
         async def read(self, key: TurnKey) -> Turn | None:
             return None if key == self._hidden else await self._history.read(key)
+
+        async def look(self, *args: Any) -> Look:
+            return msgspec.structs.replace(await self._history.look(*args), turn=None)
 
     async def send(self: Opener, user: str, frame: Send) -> Opened:
         blind = copy.copy(self)

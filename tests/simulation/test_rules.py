@@ -97,7 +97,7 @@ CASES: Final[dict[str, list[Case]]] = {
         Case(off.revisions_have_no_roles, anything, "was told twice"),
     ],
     "13 spending": [
-        Case(off.unopened_is_answered, when.write_that_never_came, "no row"),
+        Case(off.unopened_is_answered, when.write_that_never_came, "history knows no such run"),
         Case(off.a_look_spends, when.only_looked_at, "a GET led to"),
     ],
 }

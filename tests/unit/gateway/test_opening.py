@@ -13,7 +13,7 @@ from core.accounts.model import Conversation
 from core.accounts.port import Conversations
 from core.catalog.port import Catalog, CatalogModel, Price
 from core.errors import ParleyError, Unavailable, Unknown
-from core.history.port import Applied, History, Home, Refused
+from core.history.port import Applied, History, Home, Look, Refused
 from core.ids import generation_id, is_uuid7, uuid7, uuid7_ms
 from core.limits.port import Admission, Limits, UserLimits
 from core.model import MAX_CONTENT_BYTES, Continue, EndKind, NewTurn, Regenerate, Send, Turn, TurnKey
@@ -65,8 +65,11 @@ class MemoryHistory:
             raise Unavailable("history is away")
         return self.rows.get(key)
 
-    async def latest(self, conversation_id: str) -> Turn | None:
-        return max(self.rows.values(), key=lambda row: row.key.turn_id, default=None)
+    async def look(self, conversation_id: str, turn_id: str | None, parent_id: str | None) -> Look:
+        turn = await self.read(TurnKey(conversation_id, turn_id or ""))
+        newest = max(self.rows.values(), key=lambda row: row.key.turn_id, default=None)
+        parent = self.rows.get(TurnKey(conversation_id, parent_id)) if parent_id else newest
+        return Look(await self.home(conversation_id), turn, parent)
 
     async def open(self, turn: NewTurn) -> Applied | Refused:
         if self.fails is not None:
