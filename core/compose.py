@@ -31,6 +31,8 @@ from core.ledger.reconcile import reconcile
 from core.limits.port import Limits
 from core.limits.redis import RedisLimits
 from core.postgres import Pool, Statements, open_pool
+from core.presence.port import Presence
+from core.presence.redis import RedisPresence
 from core.providers.openai import OpenAIOptions, OpenAIProvider
 from core.providers.port import Provider
 from core.recorder import Recorder
@@ -126,6 +128,10 @@ class Composition:
 
     def revocation_channel(self) -> RevocationChannel:
         return RedisRevocations(self.redis(), self.config.redis.url, self.config.redis.timeout_s)
+
+    def presence(self, gateway: str) -> Presence:
+        """The caller starts and stops it."""
+        return RedisPresence(self.redis(), gateway)
 
     def idempotency(self) -> Idempotency:
         return RedisIdempotency(self.redis())

@@ -65,6 +65,10 @@ class Redis:
 
     async def execute(self, *args: Argument) -> Any:
         """One command, its name first."""
+        return await self.send(*args)
+
+    def send(self, *args: Argument) -> asyncio.Future[Any]:
+        """The same without a coroutine, for many at once: its future has the reply. Raises `Unavailable` at once."""
         if self._closed:
             raise Unavailable("the Redis client is closed")
         if len(self._waiting) >= MAX_WAITING:
@@ -74,7 +78,7 @@ class Redis:
         reply = loop.create_future()
         self._waiting.append(_Command(packed, reply, time.monotonic() + self._timeout_s))
         self._wake(loop)
-        return await reply
+        return reply
 
     async def run(self, script: Script, keys: tuple[Argument, ...], args: tuple[Argument, ...]) -> Any:
         """A script by its SHA-1; its text is sent where the server does not have it (it was restarted)."""

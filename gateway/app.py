@@ -31,6 +31,7 @@ from gateway.revocations import Revocations, refusal_code
 from gateway.serve import Message, Receive, Send
 from gateway.transports.websocket import WebSockets
 from gateway.turns import Turns
+from gateway.userevents import UserEvents
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,10 @@ class _Gateway:
         keys, tickets = KeyCache(accounts, revocations, parts.clock), parts.tickets()
         origins = Origins(config.gateway.origins, config.gateway.https, [config.gateway.port])
         identities = Identities(keys, tickets, tokens, refresh, revocations, origins, config.gateway.https)
-        sockets = WebSockets(turns, identities, parts.clock, config, edge)
+        presence = parts.presence(edge)
+        sockets = WebSockets(turns, identities, presence, parts.clock, config, edge)
+        events = UserEvents(edge, bus, presence, sockets)
+        turns.on_user_event = events.on_event
         revocations.on_revoked(lambda user, subject, why: sockets.revoke(user, subject, refusal_code(why)))
         passwords = Passwords(config.auth.hashes_at_once)
         stack.callback(passwords.close)
@@ -164,6 +168,7 @@ class _Gateway:
             identities=identities,
             revocations=revocations,
             streams=EventStreams(config.gateway.max_streams, config.gateway.connections_per_user),
+            tell=events.tell,
             unready=lambda: gateway.unready(),
             completions=completions,
         )
@@ -171,6 +176,9 @@ class _Gateway:
         for part in (revocations, keys, activity, recorder, turns):
             stack.push_async_callback(part.stop)
             await part.start()
+        for stop in (presence.stop, events.stop):
+            stack.push_async_callback(stop)
+        await presence.start(sockets.users)
         metrics = serve_metrics(config.gateway.admin_host, config.gateway.admin_port, gateway.gauges)
         await stack.enter_async_context(metrics)
         await sockets.start()

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from core.errors import ParleyError
-from core.model import Notice, Queued, ServerFrame
+from core.model import Event, Notice, Queued, ServerFrame
 from ext.ws import Connection, Handler
 from gateway import protocol as do
 from gateway.hub import Answer
@@ -127,6 +127,10 @@ class Client(Handler):
 
     def notice(self, frame: Notice) -> None:
         self._run(self._session.notice(frame))
+
+    def event(self, frame: Event) -> None:
+        """Something of the user's has changed elsewhere."""
+        self._run(self._session.event(frame))
 
     def drain(self, reconnect_after_ms: int) -> None:
         """Tells the client that this gateway goes away."""

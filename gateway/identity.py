@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -121,21 +121,26 @@ class Identities:
         """The caller of an HTTP request. `headers` by lower-case name."""
         authorization = headers.get("authorization")
         if authorization is not None:
-            return await self._authorization(authorization)
+            found = self._authorization(authorization)
+            return found if isinstance(found, Identity) else await found
         identity = self._cookie(headers)
         if method not in ("GET", "HEAD", "OPTIONS"):
             assert identity.session_id is not None
             self.check_page(headers, identity.session_id)
         return identity
 
-    async def of_websocket(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
-        """The caller of a handshake. A ticket comes as one of the subprotocols; it is never the one to answer with."""
+    def of_websocket(
+        self, headers: Mapping[str, str], subprotocols: Sequence[str]
+    ) -> Identity | Coroutine[None, None, Identity]:
+        """The caller of a handshake, at once where no store is asked. A ticket comes as one of the subprotocols; it is
+        never the one to answer with.
+        """
         authorization = headers.get("authorization")
         if authorization is not None:
-            return await self._authorization(authorization)
+            return self._authorization(authorization)
         for offered in subprotocols:
             if offered.startswith(TICKET_SUBPROTOCOL):
-                return await self._ticket(offered.removeprefix(TICKET_SUBPROTOCOL))
+                return self._ticket(offered.removeprefix(TICKET_SUBPROTOCOL))
         identity = self._cookie(headers)
         origin = headers.get("origin")
         if origin is None or not self._origins.allows(origin, headers.get("host", "")):
@@ -161,7 +166,7 @@ class Identities:
         if origin is not None and not self._origins.allows(origin, headers.get("host", "")):
             raise _foreign_page()
 
-    async def _authorization(self, value: str) -> Identity:
+    def _authorization(self, value: str) -> Identity | Coroutine[None, None, Identity]:
         scheme, _, credential = value.strip().partition(" ")
         if scheme.lower() != "bearer":
             raise ParleyError(
@@ -169,7 +174,7 @@ class Identities:
             )
         credential = credential.strip()
         if is_api_key(credential):
-            return await self._key(credential)
+            return self._key(credential)
         return self._accept(self._tokens.verify(credential), "bearer")
 
     def _cookie(self, headers: Mapping[str, str]) -> Identity:

@@ -22,6 +22,7 @@ from core.model import (
     Drain,
     EndFrame,
     ErrorFrame,
+    Event,
     Notice,
     Ping,
     Pong,
@@ -293,6 +294,10 @@ class Session:
         return [Tell(frame)] if frame.generation_id in self.views and not self.closed else []
 
     def notice(self, frame: Notice) -> list[Effect]:
+        return [] if self.closed else [Tell(frame)]
+
+    def event(self, frame: Event) -> list[Effect]:
+        """Something of the user's has changed elsewhere."""
         return [] if self.closed else [Tell(frame)]
 
     def overrun(self, message: str, retry_after_ms: int) -> list[Effect]:

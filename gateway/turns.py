@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -26,12 +26,14 @@ from core.events import (
     Superseded,
     Taken,
     Text,
+    UserEvent,
 )
 from core.history.port import History
 from core.ids import generation_id, new_run
 from core.limits.port import Limits
 from core.model import Accepted, Continue, EndFrame, Notice, Queued, Regenerate, Send, Turn, TurnKey, end_frame
 from gateway import dispatch as do
+from gateway.buslife import BusLife
 from gateway.dispatch import Effect, Supervisor
 from gateway.hub import Answer, Need
 from gateway.live import Live, Viewer
@@ -40,9 +42,6 @@ from gateway.opening import Opened, Opener, answer_key, check_owner, told
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.1
-ROUND_TRIP_EVERY_S: Final = 0.2
-ROUND_TRIP_MAX_S: Final = 0.5
-BUS_FRESH_S: Final = 0.6
 CANCEL_WAIT_S: Final = 10.0
 LOAD_RETRY_S: Final = 0.5
 LINGER_S: Final = 10.0
@@ -66,15 +65,16 @@ class Turns:
         self._live: dict[str, Live] = {}
         self._held: dict[str, Subscription] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._bus_at = clock.monotonic()
+        self._life = BusLife(bus, clock)
         self._served: Subscription | None = None
+        self.on_user_event: Callable[[UserEvent], None] | None = None
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Joins the bus. Raises `Unavailable` when it cannot be reached."""
         self._served = await self._bus.serve_edge(self.edge, self._on_batch, self._on_no_responders)
-        self._bus_at = self._clock.monotonic()
-        self._loops = [asyncio.create_task(self._tick_loop()), asyncio.create_task(self._round_trip_loop())]
+        self._life.fresh()
+        self._loops = [asyncio.create_task(self._tick_loop()), asyncio.create_task(self._life.run())]
 
     async def stop(self) -> None:
         """Leaves the bus; what runs goes on elsewhere. Idempotent."""
@@ -89,12 +89,8 @@ class Turns:
 
     @property
     def bus_ok(self) -> bool:
-        """Whether a good round trip to the bus began lately.
-
-        `BUS_FRESH_S` is less than the silence after which a router counts as lost (`core.turn.LIFE_LOST_S`, of which
-        one heartbeat is no news): a gateway that the bus does not reach, or that slept, notices that first.
-        """
-        return self._bus.connected and self._clock.monotonic() - self._bus_at <= BUS_FRESH_S
+        """Whether the bus answers."""
+        return self._life.ok
 
     @property
     def counts(self) -> dict[str, int]:
@@ -264,7 +260,9 @@ class Turns:
         if isinstance(message, Beat):
             self._on_beat(now, message)
             return
-        if isinstance(message, Taken):
+        if isinstance(message, UserEvent) and self.on_user_event is not None:
+            self.on_user_event(message)
+        elif isinstance(message, Taken):
             live = self._live.get(message.generation)
             denied: list[Effect] = [do.Deny(message.router, message.epoch, message.run)]
             effects = live.supervisor.on_taken(now, message) if live else denied
@@ -488,13 +486,3 @@ class Turns:
                     self._forget_if_idle(live)
                 except Exception:
                     log.exception("the tick of %s failed", live.answer.generation)
-
-    async def _round_trip_loop(self) -> None:
-        while True:
-            began = self._clock.monotonic()
-            try:
-                await self._bus.round_trip(ROUND_TRIP_MAX_S)
-                self._bus_at = began
-            except Unavailable as error:
-                log.debug("the bus does not answer: %s", error)
-            await asyncio.sleep(ROUND_TRIP_EVERY_S)

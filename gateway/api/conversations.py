@@ -79,7 +79,7 @@ class ConversationsController(Controller):
         )
         if made is None:
             raise ParleyError("conflict", "This id was used before; make another one.", param="id")
-        return ConversationOut.of(made)
+        return _told(caller, services, "created", made)
 
     @get("/{conversation_id:str}")
     async def show(self, caller: Caller, services: Svc, conversation_id: FromPath[str]) -> ConversationOut:
@@ -100,7 +100,7 @@ class ConversationsController(Controller):
             starred=data.starred,
             archived=data.archived,
         )
-        return ConversationOut.of(await _changed(caller, services, conversation_id, change))
+        return await _changed(caller, services, conversation_id, change)
 
     @delete("/{conversation_id:str}")
     async def remove(self, caller: Caller, services: Svc, conversation_id: FromPath[str]) -> None:
@@ -110,6 +110,7 @@ class ConversationsController(Controller):
         await services.history.set_deleted(conversation_id, now_ms)
         await services.turns.abandon(conversation_id)
         await services.accounts.set_conversation_deleted(conversation_id, caller.user_id, now_ms)
+        services.tell(caller.user_id, "conversation.deleted", {"conversation_id": conversation_id})
 
     @post("/{conversation_id:str}/restore", status_code=200)
     async def restore(self, caller: Caller, services: Svc, conversation_id: FromPath[str]) -> ConversationOut:
@@ -124,7 +125,7 @@ class ConversationsController(Controller):
             restored = await services.accounts.create_conversation(conversation_id, caller.user_id, "", None)
         if restored is None:
             raise _no_conversation()
-        return ConversationOut.of(restored)
+        return _told(caller, services, "restored", restored)
 
     @put("/{conversation_id:str}/branch", dto=StrictJSON[Branch])
     async def choose_branch(
@@ -135,7 +136,7 @@ class ConversationsController(Controller):
         key = message_key(conversation_id, data.leaf_id)
         if key is None or await services.history.read(key) is None:
             raise ParleyError("not_found", "There is no such message in this conversation.", param="leaf_id")
-        return ConversationOut.of(await _changed(caller, services, conversation_id, Change(leaf=data.leaf_id)))
+        return await _changed(caller, services, conversation_id, Change(leaf=data.leaf_id))
 
 
 async def owned(caller: Identity, services: Services, conversation_id: str) -> Conversation:
@@ -173,11 +174,19 @@ async def check_model(services: Services, alias: str | None) -> None:
         raise ParleyError("invalid", "There is no such model; GET /v1/models lists them.", param="model")
 
 
-async def _changed(caller: Identity, services: Services, conversation_id: str, change: Change) -> Conversation:
+async def _changed(caller: Identity, services: Services, conversation_id: str, change: Change) -> ConversationOut:
     changed = await services.accounts.change_conversation(conversation_id, caller.user_id, change)
     if changed is None:
         raise _no_conversation()
-    return changed
+    return _told(caller, services, "updated", changed)
+
+
+def _told(caller: Identity, services: Services, what: str, conversation: Conversation) -> ConversationOut:
+    """The answer, which the user's devices are told as an event."""
+    out = ConversationOut.of(conversation)
+    data = {"conversation_id": out.id, "conversation": msgspec.to_builtins(out)}
+    services.tell(caller.user_id, f"conversation.{what}", data)
+    return out
 
 
 def _place(services: Services, scope: str, cursor: str | None) -> tuple[int, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
@@ -22,6 +23,9 @@ from gateway.api.streams import EventStreams
 from gateway.api.turns_port import Turns
 from gateway.identity import Identities, Identity
 from gateway.revocations import Revocations
+
+Tell = Callable[[str, str, Mapping[str, Any]], None]
+"""Tells all devices of a user: user, name of the event, data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,7 @@ class Services:
     identities: Identities
     revocations: Revocations
     streams: EventStreams
+    tell: Tell
     unready: Callable[[], Awaitable[Mapping[str, str]]]
     completions: Completions | None = None
 

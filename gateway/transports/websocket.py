@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Collection
 from typing import Final
 
 import msgspec
@@ -13,9 +14,10 @@ from core.clock import Clock
 from core.config import Config
 from core.errors import CLOSE_DRAINING, TABLE, ParleyError
 from core.model import MAX_CONTENT_BYTES
+from core.presence.port import Presence
 from ext.ws import Accept, Limits, Listener, Refuse, Request, listen
 from gateway.connection import Client, Shared
-from gateway.identity import Identities, require_scope
+from gateway.identity import Identities, Identity, require_scope
 from gateway.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,11 @@ CLOSE_S: Final = 1.0
 class WebSockets:
     """All WebSocket connections of this process."""
 
-    def __init__(self, turns: Turns, identities: Identities, clock: Clock, config: Config, edge: str) -> None:
+    def __init__(
+        self, turns: Turns, identities: Identities, presence: Presence, clock: Clock, config: Config, edge: str
+    ) -> None:
         self._identities = identities
+        self._presence = presence
         self._clock = clock
         self._config = config
         self._edge = edge
@@ -102,6 +107,11 @@ class WebSockets:
         for client in late:
             self._send_away(client)
 
+    @property
+    def users(self) -> Collection[str]:
+        """Who is connected, as a live view."""
+        return self._clients.keys()
+
     def of(self, user: str) -> tuple[Client, ...]:
         """The connections of a user."""
         found = self._clients.get(user)
@@ -116,14 +126,24 @@ class WebSockets:
             if session in (None, client.subject):
                 client.close(close or CLOSE_DRAINING, code)
 
-    async def _accept(self, request: Request) -> Accept | Refuse:
+    def _accept(self, request: Request) -> Accept | Refuse | Awaitable[Accept | Refuse]:
+        """At once, unless the credential is one that must be looked up."""
         if request.path != PATH:
             return _refusal(ParleyError("not_found", f"WebSockets are opened at {PATH}."))
         try:
-            identity = await self._identities.of_websocket(request.headers, request.subprotocols)
-            require_scope(identity, "chat")
+            found = self._identities.of_websocket(request.headers, request.subprotocols)
+            return self._admit(request, found) if isinstance(found, Identity) else self._look_up(request, found)
         except ParleyError as error:
             return _refusal(error)
+
+    async def _look_up(self, request: Request, finding: Awaitable[Identity]) -> Accept | Refuse:
+        try:
+            return self._admit(request, await finding)
+        except ParleyError as error:
+            return _refusal(error)
+
+    def _admit(self, request: Request, identity: Identity) -> Accept:
+        require_scope(identity, "chat")
         client = self._enter(identity.user_id, identity.subject)
         if self._close_at is not None:
             self._late.append(client)
@@ -133,6 +153,7 @@ class WebSockets:
     def _enter(self, user: str, subject: str | None) -> Client:
         known = self._clients.get(user)
         if known is None:
+            self._presence.note(user)
             client = self._clients[user] = Client(user, subject, self._shared, crowded=self._per_user < 1)
             return client
         if isinstance(known, Client):
@@ -155,6 +176,7 @@ class WebSockets:
                 self._clients[client.user_id] = found.pop()
         elif found is client:
             del self._clients[client.user_id]
+            self._presence.forget(client.user_id)
 
 
 def _refusal(error: ParleyError) -> Refuse:

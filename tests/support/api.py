@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -191,6 +191,7 @@ class Platform:
         self.redis = redis
         self.api = build_api(services)
         self.unready: dict[str, str] = {}
+        self.told: list[tuple[str, str, Mapping[str, Any]]] = []
 
     def caller(self, token: str | None = None, base_url: str = "http://chat.test") -> Caller:
         return Caller(self.api, base_url, {"authorization": f"Bearer {token}"} if token else None)
@@ -211,6 +212,11 @@ class Platform:
         """Somebody new, with an access token."""
         user = await self.user()
         return user, self.caller(await self.token(user))
+
+    async def handshake(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
+        """Who opens a WebSocket like this."""
+        found = self.services.identities.of_websocket(headers, subprotocols)
+        return found if isinstance(found, Identity) else await found
 
     async def conversation(self, user: User) -> str:
         """A conversation of the user's, in history and in the list."""
@@ -241,6 +247,7 @@ async def open_platform(dsn: str, redis_url: str, **gateway: Any) -> AsyncIterat
     origins = Origins(config.gateway.origins, https, [config.gateway.port])
     turns, completions = ScriptedTurns(history), ScriptedCompletions()
     unready: dict[str, str] = {}
+    told: list[tuple[str, str, Mapping[str, Any]]] = []
 
     async def parts() -> Mapping[str, str]:
         return unready
@@ -262,11 +269,12 @@ async def open_platform(dsn: str, redis_url: str, **gateway: Any) -> AsyncIterat
         identities=Identities(keys, tickets, tokens, refresh, revocations, origins, https),
         revocations=revocations,
         streams=EventStreams(config.gateway.max_streams),
+        tell=lambda *event: told.append(event),
         unready=parts,
         completions=completions,
     )
     platform = Platform(services, turns, completions, redis)
-    platform.unready = unready
+    platform.unready, platform.told = unready, told
     await catalog.seed(MODELS)
     await revocations.start()
     await keys.start()

@@ -73,7 +73,7 @@ class TestWebSocket:
     async def test_a_browser_needs_its_cookie_and_our_page(self, platform: Platform) -> None:
         user = await platform.user()
         cookie = {"cookie": f"parley_session={await platform.token(user)}"}
-        authenticate = platform.services.identities.of_websocket
+        authenticate = platform.handshake
         identity = await authenticate({**cookie, "origin": "http://chat.test:8080", **_host()}, [])
         assert (identity.user_id, identity.via) == (user.id, "cookie")
         assert identity.session_id is not None
@@ -88,7 +88,7 @@ class TestWebSocket:
     async def test_a_program_needs_a_token_or_a_key_and_no_page(self, platform: Platform) -> None:
         user, caller = await platform.signed_in()
         key = (await caller.ask("POST", "/v1/keys", {"name": "bot"})).json()
-        authenticate = platform.services.identities.of_websocket
+        authenticate = platform.handshake
         bearer = await authenticate({"authorization": f"Bearer {await platform.token(user)}"}, [])
         program = await authenticate({"authorization": f"bearer {key['key']}"}, [])
         assert (bearer.via, bearer.user_id, bearer.key_id) == ("bearer", user.id, None)
@@ -99,7 +99,7 @@ class TestWebSocket:
         user = await platform.user()
         token = await platform.token(user)
         caller = platform.caller(token)
-        authenticate = platform.services.identities.of_websocket
+        authenticate = platform.handshake
         tickets = [(await caller.ask("POST", "/v1/ws/tickets")).json()["ticket"] for _ in range(2)]
         identity = await authenticate({}, ["parley.v1", f"parley.ticket.{tickets[0]}"])
         assert (identity.user_id, identity.via, identity.expires_ms) == (user.id, "ticket", None)
@@ -114,7 +114,7 @@ class TestWebSocket:
     ) -> None:
         redis_server.kill()
         with pytest.raises(ParleyError) as error:
-            await platform.services.identities.of_websocket({}, ["parley.ticket.x"])
+            await platform.handshake({}, ["parley.ticket.x"])
         assert refusal(error) == ("unavailable", 1013)
 
 

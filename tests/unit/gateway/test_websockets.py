@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import gc
+import json
 import tracemalloc
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
+from core.bus.port import Bus
 from core.clock import SystemClock
 from core.config import Config
+from core.errors import Unavailable
+from core.events import EdgeMessage, UserEvent
 from ext.ws import Accept, Connection, Refuse, Request
 from gateway.connection import Client
 from gateway.identity import Identities, Identity
 from gateway.transports.websocket import PATH, SUBPROTOCOL, WebSockets
 from gateway.turns import Turns
+from gateway.userevents import UserEvents
+from tests.support.polling import eventually
 
 SESSIONS = 2_000
 # Two ids of 36 characters are 192 of them, the rest is the handler, its session and a place among the users.
@@ -24,7 +30,7 @@ BYTES_EACH = 640
 class Anybody:
     """Takes everybody at their word: `Authorization` is a user and a session."""
 
-    async def of_websocket(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
+    def of_websocket(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
         user, session = headers["authorization"].split()
         return Identity(user_id=user, role="user", zone="eu", via="bearer", session_id=session)
 
@@ -45,13 +51,48 @@ class Wire:
         self.closed = (code, reason)
 
 
-def new_sockets() -> WebSockets:
-    return WebSockets(cast(Turns, None), cast(Identities, Anybody()), SystemClock(), Config(), "gw-1")
+class Notes:
+    """Presence as one gateway sees it, at once."""
+
+    def __init__(self) -> None:
+        self.here: set[str] = set()
+        self.elsewhere: dict[str, list[str]] = {}
+        self.away = False
+
+    async def start(self, users: Collection[str]) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def note(self, user: str) -> None:
+        self.here.add(user)
+
+    def forget(self, user: str) -> None:
+        self.here.discard(user)
+
+    async def gateways(self, user: str) -> list[str]:
+        if self.away:
+            raise Unavailable("presence")
+        return self.elsewhere.get(user, [])
+
+
+class Inboxes:
+    """The bus: what was sent to which gateway."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, list[EdgeMessage]]] = []
+
+    async def to_edge(self, edge: str, batch: Sequence[EdgeMessage]) -> None:
+        self.sent.append((edge, list(batch)))
+
+
+def new_sockets(notes: Notes | None = None) -> WebSockets:
+    identities = cast(Identities, Anybody())
+    return WebSockets(cast(Turns, None), identities, notes or Notes(), SystemClock(), Config(), "gw-1")
 
 
 async def connect(sockets: WebSockets, user: str, session: str, wire: Any = None) -> Client:
     request = Request(PATH, "", {"authorization": f"{user} {session}"}, (SUBPROTOCOL,), ("127.0.0.1", 1))
-    answer = await sockets._accept(request)
+    answer = sockets._accept(request)
     assert isinstance(answer, Accept)
     assert answer.subprotocol == SUBPROTOCOL
     assert isinstance(answer.handler, Client)
@@ -86,8 +127,57 @@ async def test_a_revocation_closes_what_it_names() -> None:
     assert [wire.closed and wire.closed[0] for wire in wires] == [4403, 4401, 4401, None]
 
 
+async def test_presence_is_told_of_the_first_and_the_last() -> None:
+    notes = Notes()
+    sockets = new_sockets(notes)
+    one, two = [await connect(sockets, "ann", f"s{n}") for n in range(2)]
+    assert (notes.here, set(sockets.users)) == ({"ann"}, {"ann"})
+    one.on_close(1000, "")
+    assert notes.here == {"ann"}
+    two.on_close(1000, "")
+    assert (notes.here, set(sockets.users)) == (set(), set())
+
+
+async def test_an_event_is_told_to_the_users_own_sockets_and_gateways_only() -> None:
+    notes, bus, wires = Notes(), Inboxes(), [Wire() for _ in range(3)]
+    sockets = new_sockets(notes)
+    for wire, user in zip(wires, ["ann", "ann", "bob"], strict=True):
+        await connect(sockets, user, "s", wire)
+    notes.elsewhere = {"ann": ["gw-1", "gw-2", "gw-3"], "bob": ["gw-4"]}
+    events = UserEvents("gw-1", cast(Bus, bus), notes, sockets)
+    events.tell("ann", "conversation.updated", {"conversation_id": "c"})
+    told = [[json.loads(text) for text in (wire.told or [])[1:]] for wire in wires]
+    frame = {"type": "event", "name": "conversation.updated", "data": {"conversation_id": "c"}}
+    assert told == [[frame], [frame], []]
+    await eventually(lambda: len(bus.sent) == 2)
+    event = UserEvent("ann", "conversation.updated", {"conversation_id": "c"})
+    assert bus.sent == [("gw-2", [event]), ("gw-3", [event])]
+    await events.stop()
+
+
+async def test_an_event_for_nobody_here_mends_the_note() -> None:
+    notes, bus = Notes(), Inboxes()
+    notes.note("ann")
+    events = UserEvents("gw-1", cast(Bus, bus), notes, new_sockets(notes))
+    events.on_event(UserEvent("ann", "conversation.updated", {}))
+    assert (notes.here, bus.sent) == (set(), [])
+
+
+async def test_without_presence_the_sockets_here_are_told_all_the_same() -> None:
+    notes, bus, wire = Notes(), Inboxes(), Wire()
+    notes.away = True
+    sockets = new_sockets(notes)
+    await connect(sockets, "ann", "s", wire)
+    events = UserEvents("gw-1", cast(Bus, bus), notes, sockets)
+    events.tell("ann", "conversation.deleted", {"conversation_id": "c"})
+    assert wire.told is not None
+    assert b"conversation.deleted" in wire.told[-1]
+    await eventually(lambda: not events._sending)
+    assert bus.sent == []
+
+
 async def test_any_other_path_is_refused() -> None:
-    answer = await new_sockets()._accept(Request("/", "", {}, (), ("127.0.0.1", 1)))
+    answer = new_sockets()._accept(Request("/", "", {}, (), ("127.0.0.1", 1)))
     assert isinstance(answer, Refuse)
     assert answer.status == 404
 

@@ -200,9 +200,7 @@ class TestMeta:
         assert response.status_code == 201
         ticket = response.json()
         assert (ticket["expires_in"], ticket["url"]) == (30, "ws://chat.test:8081/v1/ws")
-        identity = await platform.services.identities.of_websocket(
-            {}, ["parley.v1", f"parley.ticket.{ticket['ticket']}"]
-        )
+        identity = await platform.handshake({}, ["parley.v1", f"parley.ticket.{ticket['ticket']}"])
         assert (identity.user_id, identity.via) == (user.id, "ticket")
 
     async def test_models_have_openais_shape_and_our_fields(self, platform: Platform) -> None:

@@ -186,3 +186,26 @@ async def test_anothers_id_is_a_conflict(platform: Platform) -> None:
     _, bob = await platform.signed_in()
     conversation = await platform.conversation(ann)
     refused(await bob.ask("POST", "/v1/conversations", {"id": conversation}), 409, "conflict", "id")
+
+
+async def test_every_change_is_told_to_the_owners_devices(platform: Platform) -> None:
+    user, caller = await platform.signed_in()
+    made = (await caller.ask("POST", "/v1/conversations", {"title": "one"})).json()
+    path = f"/v1/conversations/{made['id']}"
+    renamed = (await caller.ask("PATCH", path, {"title": "two", "pinned": True})).json()
+    await caller.ask("DELETE", path)
+    restored = (await caller.ask("POST", f"{path}/restore")).json()
+    names = ["conversation.created", "conversation.updated", "conversation.deleted", "conversation.restored"]
+    assert [(to, name) for to, name, _ in platform.told] == [(user.id, name) for name in names]
+    assert [data.get("conversation") for _, _, data in platform.told] == [made, renamed, None, restored]
+    assert {data["conversation_id"] for _, _, data in platform.told} == {made["id"]}
+
+
+async def test_what_was_refused_or_is_anothers_is_told_to_nobody(platform: Platform) -> None:
+    user, _ = await platform.signed_in()
+    _, stranger = await platform.signed_in()
+    path = f"/v1/conversations/{await platform.conversation(user)}"
+    await stranger.ask("PATCH", path, {"title": "mine now"})
+    await stranger.ask("DELETE", path)
+    await stranger.ask("POST", f"{path}/restore")
+    assert platform.told == []

@@ -1,0 +1,1 @@
+"""Which gateways hold connections of a user."""
