@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.load import admit, completions, provider, turns
+from benchmarks.load import admit, completions, engine, provider, turns
 from benchmarks.load.peer import Gone, Peer
 
 Generator = Callable[[Peer, Any], Awaitable[None]]
@@ -20,6 +20,7 @@ GENERATORS: dict[str, Generator] = {
     "provider": provider.run,
     "completions": completions.run,
     "admit": admit.run,
+    "engine": engine.run,
 }
 
 
