@@ -18,6 +18,8 @@ from gateway.keycache import KeyCache
 from gateway.revocations import Revocations
 
 CSRF_HEADER: Final = "x-csrf-token"
+PAIRS_KNOWN: Final = 1_024
+PAIR_CHARS: Final = 512
 TICKET_SUBPROTOCOL: Final = "parley.ticket."
 
 Via = Literal["cookie", "bearer", "key", "ticket"]
@@ -75,9 +77,25 @@ class Origins:
         self._scheme = "https" if https else "http"
         self._default_port = 443 if https else 80
         self._ports = frozenset(ports)
+        self._known: set[tuple[str, str]] = set()
 
     def allows(self, origin: str, host: str) -> bool:
-        """Whether a page of `origin` may act on the server that was addressed as `host` (a Host header)."""
+        """Whether a page of `origin` may act on the server that was addressed as `host` (a Host header).
+
+        The pairs that were allowed are remembered, 1,024 at most: a gateway's pages have few.
+        """
+        pair = (origin, host)
+        if pair in self._known:
+            return True
+        if not self._check(origin, host):
+            return False
+        if len(self._known) >= PAIRS_KNOWN:
+            self._known.clear()
+        if len(origin) + len(host) <= PAIR_CHARS:
+            self._known.add(pair)
+        return True
+
+    def _check(self, origin: str, host: str) -> bool:
         origin = origin.lower()
         if origin in self._allowed:
             return True

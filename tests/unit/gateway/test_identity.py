@@ -6,7 +6,7 @@ import pytest
 
 from core.auth.opaque import fingerprint, new_api_key
 from core.errors import TABLE, ParleyError
-from gateway.identity import Identity, Origins, read_cookie
+from gateway.identity import PAIR_CHARS, PAIRS_KNOWN, Identity, Origins, read_cookie
 from gateway.keycache import FRESH_S, STALE_S, KeyCache
 from gateway.revocations import refusal_code
 from tests.support.api import Platform, open_platform
@@ -46,6 +46,7 @@ class TestOrigins:
     )
     def test_a_page_of_our_own_or_none(self, origin: str, host: str, allowed: bool) -> None:
         assert self.local.allows(origin, host) == allowed
+        assert self.local.allows(origin, host) == allowed, "nor when it is asked again"
 
     @pytest.mark.parametrize(
         ("origin", "host", "allowed"),
@@ -60,6 +61,18 @@ class TestOrigins:
     )
     def test_the_allow_list_is_exact(self, origin: str, host: str, allowed: bool) -> None:
         assert self.https.allows(origin, host) == allowed
+
+
+def test_what_is_known_of_pages_is_bounded_and_of_allowed_ones_only() -> None:
+    origins = Origins([], False, [8080])
+    for number in range(3 * PAIRS_KNOWN):
+        assert origins.allows(f"http://host{number}:8080", f"host{number}")
+        assert not origins.allows(f"http://host{number}:8080", "elsewhere")
+        assert len(origins._known) <= PAIRS_KNOWN
+    assert all(page.startswith(f"http://{host}") for page, host in origins._known)
+    long = "h" * PAIR_CHARS
+    assert origins.allows(f"http://{long}:8080", long)
+    assert (f"http://{long}:8080", long) not in origins._known
 
 
 def test_the_first_cookie_of_a_name_is_read() -> None:
