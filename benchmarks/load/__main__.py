@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.load import admit, completions, engine, provider, turns
+from benchmarks.load import admit, completions, engine, floor, provider, turns
 from benchmarks.load.peer import Gone, Peer
 
 Generator = Callable[[Peer, Any], Awaitable[None]]
@@ -21,6 +21,7 @@ GENERATORS: dict[str, Generator] = {
     "completions": completions.run,
     "admit": admit.run,
     "engine": engine.run,
+    "floor": floor.run,
 }
 
 

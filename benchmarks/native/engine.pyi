@@ -15,6 +15,14 @@ from typing import Any, Literal
 def bucket(us: int) -> int:
     """The index at which the engine counts so many microseconds."""
 
+def serve_floor(listening: int, stop: int, answer: bytes) -> None:
+    """Serves WebSockets on the listening, non-blocking socket at the least cost until the file `stop` can be read or is
+    closed on its other side: answers every upgrade with `answer` (101 and headers), echoes every frame, and for a text
+    `push COUNT BURST SIZE` sends so many text frames, in writes of BURST. Not hardened: for the engine's clients only.
+
+    Raises OSError.
+    """
+
 Ending = Literal["close", "fin", "rst", "half", "mid-frame", "abandon"]
 
 class Engine:

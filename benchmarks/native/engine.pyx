@@ -15,7 +15,7 @@ cdef extern from * nogil:
     #define _GNU_SOURCE
     #endif
     #include <strings.h>
-    #include "making.h"
+    #include "floor.h"
     """
     enum: JOBS, CLASSES, CODES, SAMPLES, ID_BYTES, STAMP_DIGITS, HISTOGRAM_LENGTH
     enum: IDLE, OPENING, SENDING, TURNS, REQUESTS, DONE, TURN_STATES, FRAME_TYPES, HISTOGRAMS, H_HTTP, RUN_DONE, RUN_INTERRUPTED
@@ -115,6 +115,7 @@ cdef extern from * nogil:
     void clear_told(CEngine *)
     uint32_t make_frame(uint8_t *, uint8_t, const uint8_t *, uint32_t, uint32_t)
     int run(CEngine *, int64_t, int)
+    int floor_serve(int, int, Span)
 
 _KINDS = {"websocket": 0, "http": 1, "raw": 2}
 _STATES = ("idle", "connecting", "handshake", "open", "closing", "closed")
@@ -142,6 +143,15 @@ _PLAIN = (
 
 def bucket(int64_t us):
     return histogram_index(us)
+
+
+def serve_floor(int listening, int stop, bytes answer):
+    cdef Span span = _span(answer)
+    cdef int fine
+    with nogil:
+        fine = floor_serve(listening, stop, span)
+    if not fine:
+        raise OSError("the floor could not watch its files")
 
 
 cdef Span _span(bytes data):
