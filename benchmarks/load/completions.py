@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -14,8 +15,8 @@ from benchmarks.load.peer import Effort, Peer
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`warm` plain calls that are not counted, then `requests` plain calls of one piece of text, then `streams` of
-    `deltas` pieces, `delay_ms` apart; each `at_once` in flight. The seed of call `n` is `n`.
+    """`warm` plain calls that are not counted; then in each round `requests` plain calls of one piece of text, and
+    `streams` of `deltas` pieces, `delay_ms` apart; each `at_once` in flight. The seed of call `n` is `n`.
     """
 
     port: int
@@ -30,22 +31,31 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 async def run(peer: Peer, plan: Any) -> None:
-    """Three rounds, each begun at a word: warming up, plain calls, streams. Says what each gave."""
+    """Warms up and says so; then at every word plain calls, at the next one streams, and says what each gave."""
     given = msgspec.convert(plan, Plan)
     http = Http(given.port, "/v1/chat/completions", given.key)
-    for count, stream in ((given.warm, False), (given.requests, False), (given.streams, True)):
-        calls = _Calls(http, given, stream)
-        effort = Effort()
-        await in_flight(count, given.at_once, calls.call)
-        peer.say(
-            samples=calls.samples,
-            digests=[calls.digests[number] for number in sorted(calls.digests)],
-            wrong=calls.wrong,
-            seconds=effort.seconds,
-            cpu_s=effort.cpu_s,
-        )
-        await peer.hear()
-    http.close()
+    parts = itertools.cycle(((given.requests, False), (given.streams, True)))
+    try:
+        await _part(peer, http, given, given.warm, stream=False)
+        while True:
+            await peer.hear()
+            count, stream = next(parts)
+            await _part(peer, http, given, count, stream=stream)
+    finally:
+        http.close()
+
+
+async def _part(peer: Peer, http: Http, plan: Plan, count: int, *, stream: bool) -> None:
+    calls = _Calls(http, plan, stream)
+    effort = Effort()
+    await in_flight(count, plan.at_once, calls.call)
+    peer.say(
+        samples=calls.samples,
+        digests=[calls.digests[number] for number in sorted(calls.digests)],
+        wrong=calls.wrong,
+        seconds=effort.seconds,
+        cpu_s=effort.cpu_s,
+    )
 
 
 class _Calls:
