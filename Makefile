@@ -36,9 +36,9 @@ build: ## wheel and sdist into dist/, each proved by installing it into an empty
 	@tools/setup dev page
 	@exec tools/build
 
-bench: ## measure this machine; writes docs/benchmarks.md (ARGS: options of the benchmarks)
+bench: ## measure this machine; writes docs/benchmarks/ (ARGS: scenarios and options of parley bench run)
 	@tools/setup dev page
-	@exec python -m benchmarks $(ARGS)
+	@exec python -m cli bench run $(or $(ARGS),all --peers)
 
 lock: ## write requirements/*.txt from pyproject.toml (ARGS: --upgrade)
 	@tools/setup dev

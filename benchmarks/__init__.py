@@ -1,1 +1,1 @@
-"""What Parley costs on this machine: `python -m benchmarks`, or `make bench`. What is measured: docs/benchmarks.md."""
+"""What Parley costs on this machine: `parley bench`. How it is measured: docs/benchmarks/README.md."""

@@ -72,7 +72,8 @@ def _run(args: argparse.Namespace) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     held = results.read(path) if args.keep and path.exists() else results.Results()
     failed = _measure(args, names, held, path)
-    print(f"{_shown(path)} is written; `parley bench report` makes the pages", file=sys.stderr)
+    print(f"{_shown(path)} is written", file=sys.stderr)
+    _make_pages(path, None)
     return 1 if failed else 0
 
 
@@ -125,17 +126,21 @@ def _report(args: argparse.Namespace) -> int:
     path = args.results or COMMITTED
     if not path.exists():
         return _wrong(f"there is no {_shown(path)}: `parley bench run` writes it")
+    _make_pages(path, args.out)
+    return 0
+
+
+def _make_pages(path: Path, out: Path | None) -> None:
+    """Beside the results, or in `out`. README tells of the committed results only."""
     found = results.read(path)
-    # README tells of the committed results only.
-    if path.resolve() == COMMITTED and args.out is None:
-        README.write_text(readme.put(README.read_text(), readme.render(found)))
-    folder = args.out or (DOCS if path.resolve() == COMMITTED else path.parent)
-    folder.mkdir(parents=True, exist_ok=True)
     told = content.blocks(found)
+    folder = out or path.parent
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(markdown.render(told))
     (folder / "report.html").write_text(page.render(content.TITLE, told))
     print(f"{_shown(folder / 'report.md')} and report.html are written", file=sys.stderr)
-    return 0
+    if path.resolve() == COMMITTED and out is None:
+        README.write_text(readme.put(README.read_text(), readme.render(found)))
 
 
 def _shown(path: Path) -> Path:
