@@ -93,6 +93,8 @@ def _headline(section: Section, metric: Metric, found: Aggregate) -> list[str]:
     reached = {None: "", True: "yes", False: "**no**"}[found.reached]
     told = goal(metric.goal, metric.unit) if metric.goal and found.reached is not None else ""
     what = f"{section.described.title}: {label(metric, found.at)}"
+    if sum(entrant.role == "ours" for entrant in section.measured) > 1:
+        what += f" ({found.contestant})"
     return [what, _figure(section, found), floor, _best(section, metric, found), told, reached]
 
 

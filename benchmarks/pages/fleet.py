@@ -43,14 +43,15 @@ class Measured(NamedTuple):
 
 
 def inputs(results: Results) -> dict[Feeds, Measured]:
-    """Our medians that feed the model; of several the last in the report's order. What is at a load is not taken."""
+    """Our medians that feed the model: of several contestants or loads the costliest, of several scenarios the last."""
     found: dict[Feeds, Measured] = {}
     for section in results.sections.values():
         ours = [entrant.name for entrant in section.measured if entrant.role == "ours"]
         for metric in section.described.metrics:
-            values = section.of(metric.key, ours[0]) if ours else []
-            if metric.feeds is not None and values:
-                found[metric.feeds] = Measured(section.described.title, values[-1].median)
+            medians = [one.median for name in ours for one in section.of(metric.key, name)]
+            if metric.feeds is not None and medians:
+                costliest = min(medians) if metric.more else max(medians)
+                found[metric.feeds] = Measured(section.described.title, costliest)
     return found
 
 
