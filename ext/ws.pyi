@@ -2,6 +2,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable
 
 from ext.ws_connection import Connection as Connection
+from ext.ws_hops import Hops as Hops
 from ext.ws_types import Accept as Accept
 from ext.ws_types import Handler as Handler
 from ext.ws_types import Limits as Limits
@@ -50,12 +51,13 @@ async def listen(
     *,
     loop: AbstractEventLoop | None = None,
     reuse_port: bool = True,
+    hops: Hops = ...,
 ) -> Listener:
     """Listen for WebSocket connections (RFC 6455, no extensions, no TLS) on `host`:`port`.
 
     `accept` decides on each valid handshake. A plain function costs the least; where it returns an awaitable that is
     one task per handshake in progress, at most `Limits.authorising` of them; cancelled when the peer leaves or
     `Limits.handshake_s` has passed. An exception from it is logged and answered 500. `host` is an address or name; its
-    first address is used. With `reuse_port` several processes share the port. Raises OSError where the address cannot
-    be had.
+    first address is used. With `reuse_port` several processes share the port. `hops`: the proxies whose word is taken
+    for a client's address, which `Request.peer` then is. Raises OSError where the address cannot be had.
     """

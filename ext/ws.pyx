@@ -10,14 +10,16 @@ import socket
 import sys
 
 from ext.ws_admission import Admission
-from ext.ws_answers import encode_overloaded, spread_ms
+from ext.ws_answers import crowded, encode_overloaded, spread_ms
 from ext.ws_connection import BufferedConnection, Connection
+from ext.ws_door import Door
 from ext.ws_frames import close_code_valid
+from ext.ws_hops import Hops
 from ext.ws_refusals import Refusals
 from ext.ws_types import Accept, Handler, Limits, Refuse, Request
 from ext.ws_writer import Shared
 
-__all__ = ["Accept", "Connection", "Handler", "Limits", "Listener", "Refuse", "Request", "listen"]
+__all__ = ["Accept", "Connection", "Handler", "Hops", "Limits", "Listener", "Refuse", "Request", "listen"]
 
 log = logging.getLogger("ext.ws")
 
@@ -31,13 +33,16 @@ RESET_S = 1.0
 
 
 class Listener:
-    def __init__(self, loop, sock, accept, limits):
+    def __init__(self, loop, sock, accept, limits, hops):
         self._loop = loop
         self._sock = sock
         self._port = sock.getsockname()[1]
         self._limits = limits
         self._empty = loop.create_future()
-        self._shared = Shared(loop, accept, limits, self._on_empty)
+        # Nobody is asked where they come from where it makes no difference.
+        self._door = Door(hops, limits.connections_per_address)
+        matters = limits.connections_per_address or hops.told != "socket"
+        self._shared = Shared(loop, accept, limits, self._on_empty, self._door if matters else None)
         self._adopting = set()
         self._accepting = True
         self._starved = None
@@ -143,12 +148,22 @@ class Listener:
         elif self._shared.connections >= limits.connections:
             self._refuse(sock, spread_ms(limits.retry_after_s), limits.refusals)
         else:
-            now = self._loop.time()
-            if self._admission.admit(now):
-                self._serve(sock, peer)
-            else:
-                self._refuse(sock, self._admission.come_back_ms(now), limits.refusals)
+            self._admit(sock, peer[:2])
         return True
+
+    def _admit(self, sock, peer):
+        limits = self._limits
+        proxied = self._door.told_later(peer)
+        if not proxied and self._door.full(peer[0]):
+            self._refused += 1
+            self._refusals.tell(sock, crowded(limits.retry_after_max_s).encode(), limits.refusals)
+            return
+        now = self._loop.time()
+        if not self._admission.admit(now):
+            self._refuse(sock, self._admission.come_back_ms(now), limits.refusals)
+            return
+        place = None if proxied else self._door.enter(peer[0])
+        self._serve(sock, BufferedConnection(self._shared, peer, place, proxied and self._door.awaits_header()))
 
     def _accept_to_refuse(self, error):
         # Out of files. One is kept so that the next can still be told: in an answer's lingering socket or by itself.
@@ -186,8 +201,8 @@ class Listener:
         self._spare_file = None
         return True
 
-    def _serve(self, sock, peer):
-        task = self._loop.create_task(self._adopt(sock, BufferedConnection(self._shared, peer[:2])))
+    def _serve(self, sock, connection):
+        task = self._loop.create_task(self._adopt(sock, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
@@ -239,12 +254,12 @@ def _bind(family, address, limits, reuse_port):
     return sock
 
 
-async def listen(accept, str host, int port, limits=Limits(), *, loop=None, bint reuse_port=True):
+async def listen(accept, str host, int port, limits=Limits(), *, loop=None, bint reuse_port=True, hops=Hops()):
     loop = asyncio.get_running_loop() if loop is None else loop
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sock = _bind(found[0][0], found[0][4], limits, reuse_port)
     try:
-        return Listener(loop, sock, accept, limits)
+        return Listener(loop, sock, accept, limits, hops)
     except BaseException:
         sock.close()
         raise

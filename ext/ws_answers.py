@@ -50,6 +50,13 @@ def upgrade_required(message: str) -> HandshakeError:
     return HandshakeError(426, message, headers)
 
 
+def crowded(seconds: float) -> HandshakeError:
+    """The answer to a connection too many from one address."""
+    wait_ms = spread_ms(max(1, int(seconds)))
+    told = (("Retry-After", str(-(-wait_ms // 1000))), ("retry-after-ms", str(wait_ms)))
+    return HandshakeError(429, "too many connections from this address", told)
+
+
 def spread_ms(seconds: int) -> int:
     """A random time that is `seconds` when it is told in whole seconds, so that not all come back at once."""
     return max(0, 1000 * seconds - random.randrange(1000))  # noqa: S311 - jitter, not a secret

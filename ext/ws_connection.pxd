@@ -1,16 +1,11 @@
 from ext.ws_frames cimport FrameParser
+from ext.ws_opening cimport Handshake
 from ext.ws_rates cimport Metered
-
-cdef class Handshake:
-    cdef bytearray received
-    cdef Py_ssize_t searched
-    cdef object request
-    cdef object task
-    cdef tuple peer
 
 cdef class Connection(Metered):
     cdef object handler
     cdef Handshake handshake
+    cdef object place
     cdef FrameParser parser
     cdef bytes unanswered
     cdef str close_reason
@@ -25,6 +20,7 @@ cdef class Connection(Metered):
 
     cdef int take_request(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int authorise(self, bytes head) except -1
+    cdef int come_from(self, tuple peer) except -1
     cdef int cancel_authorising(self) except -1
     cdef int respond(self, bytes answer) except -1
     cdef int answered(self, object answer) except -1

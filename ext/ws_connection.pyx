@@ -13,12 +13,13 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.math cimport ceil
 
-from ext.ws_answers import HandshakeError, encode_accept, encode_overloaded, encode_refusal, spread_ms
+from ext.ws_answers import HandshakeError, crowded, encode_accept, encode_overloaded, encode_refusal, spread_ms
 from ext.ws_frames cimport (
     BINARY, CLOSE, FAILED, PING, PONG, TEXT, FrameParser, close_code_valid, encode_close, frame, text_frames, utf8,
 )
 from ext.ws_handshake import accept_token, parse_upgrade
 from ext.ws_types import Accept, Refuse, Request
+from ext.ws_opening cimport Handshake
 from ext.ws_rates cimport Metered
 from ext.ws_writer cimport Shared, Writer
 
@@ -35,14 +36,6 @@ log = logging.getLogger("ext.ws")
 cdef double GOLDEN = 0.6180339887498949
 
 
-cdef class Handshake:
-    """What a connection needs until it is open: the request so far, then what arrived after it."""
-
-    def __cinit__(self, tuple peer):
-        self.received = bytearray()
-        self.peer = peer
-
-
 async def _authorise(Connection connection, waiting):
     try:
         answer = await waiting
@@ -55,9 +48,10 @@ async def _authorise(Connection connection, waiting):
 cdef class Connection(Metered):
     """See the stub for the public part. The rest is asyncio's buffered protocol."""
 
-    def __init__(self, Shared shared not None, tuple peer):
+    def __init__(self, Shared shared not None, tuple peer, place=None, bint awaits_proxy=False):
         self.shared = shared
-        self.handshake = Handshake(peer)
+        self.place = place
+        self.handshake = Handshake(peer, awaits_proxy)
         self.close_code = 1006
         self.close_reason = ""
         shared.entered()
@@ -128,23 +122,18 @@ cdef class Connection(Metered):
         self.out_bytes = 0
         if handler is not None:
             self.tell_closed(handler, self.close_code, self.close_reason)
+        if self.place is not None:
+            self.shared.door.leave(self.place)
+            self.place = None
         self.shared.left()
 
     # The handshake
 
     cdef int take_request(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef Handshake handshake = self.handshake
-        cdef bytearray received = handshake.received
-        cdef Py_ssize_t end, limit = self.shared.limits.handshake_bytes
-        received += data[:size]
-        end = received.find(b"\r\n\r\n", max(0, handshake.searched - 3))
-        handshake.searched = len(received)
+        cdef bytes head
         try:
-            if (end + 4 if end >= 0 else len(received)) > limit:
-                raise HandshakeError(431, f"the handshake is longer than {limit} bytes")
-            if end >= 0:
-                head = bytes(memoryview(received)[:end + 4])
-                del received[:end + 4]
+            head = self.handshake.head(data, size, self.shared.limits.handshake_bytes)
+            if head is not None:
                 self.authorise(head)
         except HandshakeError as refused:
             self.respond(refused.encode())
@@ -153,6 +142,8 @@ cdef class Connection(Metered):
     cdef int authorise(self, bytes head) except -1:
         cdef Shared shared = self.shared
         path, query, headers = parse_upgrade(head, shared.limits.headers)
+        if shared.door is not None and self.place is None:
+            self.come_from(shared.door.client(self.handshake.peer, headers))
         offered = headers.get("sec-websocket-protocol", "").split(",")
         request = Request(
             path, query, headers, tuple([name for name in map(str.strip, offered) if name]), self.handshake.peer
@@ -170,6 +161,15 @@ cdef class Connection(Metered):
         if isinstance(answer, (Accept, Refuse)) or not isawaitable(answer):
             return self.answered(answer)
         self.handshake.task = shared.start(_authorise(self, answer))
+        return 0
+
+    cdef int come_from(self, tuple peer) except -1:
+        # A proxy's client is known: it is counted instead of the proxy.
+        door = self.shared.door
+        if door.full(peer[0]):
+            raise crowded(self.shared.limits.retry_after_max_s)
+        self.place = door.enter(peer[0])
+        self.handshake.peer = peer
         return 0
 
     cdef int cancel_authorising(self) except -1:

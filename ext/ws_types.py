@@ -64,7 +64,8 @@ class Request:
     subprotocols: Sequence[str] = field(repr=False)
     """What the client offers in `Sec-WebSocket-Protocol`, in its order."""
     peer: tuple[str, int]
-    """Address and port at the other end of the socket."""
+    """The client's address and port: the other end of the socket, or whom a trusted proxy names (by X-Forwarded-For
+    without a port: 0)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +136,16 @@ class Limits:
     """TCP_NOTSENT_LOWAT of every connection; None leaves the system's default."""
     connections: int = 100_000
     """Open at once, handshakes included; one more is answered 503 with Retry-After before it is read."""
+    connections_per_address: int = 0
+    """Open at once from one client address (of IPv6, one network of 64 bits), handshakes included; one more is answered
+    429 with Retry-After: before it is read, where no proxy tells the address. 0: no such limit."""
     handshakes_per_s: float = 0.0
     """Connections that are let in per second, whatever becomes of them; more are answered 503 before they are read.
     Each is told a Retry-After of its own: those that obey come back at this rate. 0: no such limit."""
     handshakes_at_once: int = 100
     """Connections that may come at once on top of that rate, after a pause."""
     retry_after_max_s: float = 30.0
-    """The longest Retry-After of those 503s."""
+    """The longest Retry-After of those 503s, and that of the 429s of `connections_per_address`."""
     reserved_files: int = 64
     """File descriptors left free below RLIMIT_NOFILE for everything else in the process; a connection that
     would use them is answered like one above `connections`."""
@@ -162,7 +166,10 @@ class Limits:
         )
         if any(value <= 0 for value in positive):
             raise ValueError("sizes, counts and times of Limits must be positive")
-        if min(self.handshakes_per_s, self.frames_per_s, self.bytes_per_s, self.refusals) < 0:
+        if (
+            min(self.connections_per_address, self.handshakes_per_s, self.frames_per_s, self.bytes_per_s, self.refusals)
+            < 0
+        ):
             raise ValueError("rates and refusals of Limits must be positive, or 0")
         if not 0 <= self.write_low < self.write_high <= self.write_max:
             raise ValueError("Limits needs 0 <= write_low < write_high <= write_max")

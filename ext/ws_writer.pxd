@@ -10,6 +10,7 @@ cdef class Shared:
     cdef readonly set tasks
     cdef public bint draining
     cdef object accept
+    cdef object door
     cdef object on_empty
     cdef object clock
     cdef FrameParser spare

@@ -2,6 +2,7 @@ from asyncio import AbstractEventLoop, Task
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from ext.ws_door import Door
 from ext.ws_types import Accept, Limits, Refuse, Request
 from ext.ws_wheel import Timer, Wheel
 
@@ -18,6 +19,7 @@ class Shared:
         accept: Callable[[Request], Awaitable[Accept | Refuse]],
         limits: Limits,
         on_empty: Callable[[], object],
+        door: Door | None = None,
     ) -> None: ...
     @property
     def loop(self) -> AbstractEventLoop: ...

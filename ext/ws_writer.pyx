@@ -27,11 +27,12 @@ read_buffers = WeakKeyDictionary()
 cdef class Shared:
     """State of one listener: its limits, clock and wheel, the accept callback, what is to be flushed this turn."""
 
-    def __init__(self, loop, accept, limits, on_empty):
+    def __init__(self, loop, accept, limits, on_empty, door=None):
         self.loop = loop
         self.clock = loop.time
         self.accept = accept
         self.on_empty = on_empty
+        self.door = door
         self.limits = limits
         shortest = min(limits.handshake_s, limits.ping_s, limits.pong_s, limits.close_s, limits.stuck_s)
         self.wheel = Wheel(min(0.25, max(0.005, shortest / 10)), loop.time())
