@@ -21,6 +21,7 @@ LEFT = 190
 RIGHT = 170
 PLOT_HEIGHT = 250
 TICKS = 6
+NAME = 16
 WIDE = 20.0  # times the least: from there on an axis is logarithmic
 
 
@@ -68,7 +69,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], goal: float | None = None) 
 
 def _bar(row: Bar, unit: str, y: float, scale: float) -> Iterator[str]:
     middle, width = y + ROW / 2, max(row.value * scale, 1.0)
-    yield _text(LEFT - 10, middle + 4.5, row.label, "strong" if row.kind == "ours" else "label", "end")
+    yield _text(LEFT - 10, middle + 4.5, row.label, "strong" if row.kind.startswith("ours") else "label", "end")
     yield f'<rect class="fill-{row.kind}" x="{LEFT}" y="{y + 5}" width="{width:.1f}" height="{ROW - 10}" rx="2"/>'
     low, high = LEFT + row.low * scale, LEFT + row.high * scale
     if high - low > 1.5:
@@ -138,9 +139,9 @@ def lines(title: str, unit: str, per: str, series: Sequence[Series], goal: float
         at = y.place(goal)
         parts.append(f'<line class="goal" x1="{left}" y1="{at:.1f}" x2="{right}" y2="{at:.1f}"/>')
         parts.append(_text(left + 6, at - 5, f"goal {number(goal)} {unit}", "note"))
-    for one in series:
+    for one in sorted(series, key=lambda one: one.kind.startswith("ours")):
         parts += _line(one, x, y)
-    parts += _names(series, y, right, top)
+    parts += _names(series, y, right, top, bottom)
     told = "; ".join(
         f"{one.label}: " + ", ".join(f"{number(point[1])} {unit} at {number(point[0])} {per}" for point in one.points)
         for one in series
@@ -158,13 +159,18 @@ def _line(one: Series, x: _Axis, y: _Axis) -> Iterator[str]:
         yield f'<circle class="fill-{one.kind}" cx="{at:.1f}" cy="{middle:.1f}" r="3.5"/>'
 
 
-def _names(series: Sequence[Series], y: _Axis, right: float, top: float) -> Iterator[str]:
-    """Beside the last points, moved apart where they would cover each other."""
-    before = top - 16.0
-    for place, one in sorted((y.place(one.points[-1][1]), number_) for number_, one in enumerate(series)):
-        before = max(place, before + 16)
-        name = series[one]
-        yield _text(right + 12, before + 4.5, name.label, f"text-{name.kind}")
+def _names(series: Sequence[Series], y: _Axis, right: float, top: float, bottom: float) -> Iterator[str]:
+    """Beside the last points, moved apart where they would cover each other, and kept within the plot."""
+    ends = sorted((y.place(one.points[-1][1]), number_) for number_, one in enumerate(series))
+    places: list[float] = []
+    for place, _ in ends:
+        places.append(max(place, places[-1] + NAME if places else top))
+    lowest = bottom
+    for at in reversed(range(len(places))):
+        places[at] = min(places[at], lowest)
+        lowest = places[at] - NAME
+    for place, (_, number_) in zip(places, ends, strict=True):
+        yield _text(right + 12, place + 4.5, series[number_].label, f"text-{series[number_].kind}")
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:

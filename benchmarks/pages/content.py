@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 
 from benchmarks import svg
 from benchmarks.pages import fleet
 from benchmarks.pages.blocks import Block, Bullets, Chart, Heading, Table, Text
-from benchmarks.pages.style import PEERS
+from benchmarks.pages.style import OURS, PEERS
 from benchmarks.results import GENERATOR, Aggregate, Entrant, Results, Run, Section
 from benchmarks.scenario import BUSY, Metric
 from benchmarks.words import goal, label, number, percent, spread, times
@@ -234,8 +235,10 @@ def _charts(section: Section) -> Iterator[Block]:
 
 def _kinds(measured: Sequence[Entrant]) -> dict[str, str]:
     """The colour of each contestant."""
-    peers = iter(PEERS * 3)
-    return {entrant.name: next(peers) if entrant.role == "peer" else entrant.role for entrant in measured}
+    several = {"ours": cycle(OURS), "peer": cycle(PEERS)}
+    return {
+        entrant.name: next(several[entrant.role]) if entrant.role in several else entrant.role for entrant in measured
+    }
 
 
 def _machines(runs: Sequence[Run]) -> Iterator[Block]:

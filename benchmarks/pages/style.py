@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+OURS = ("ours", "ours-1", "ours-2", "ours-3")
 PEERS = ("peer-0", "peer-1", "peer-2", "peer-3", "peer-4", "peer-5", "peer-6")
-"""Colours of peers, by their place; beyond the last they begin again."""
+"""How contestants of a role are told apart, by their place; beyond the last they begin again."""
 
 _COLOURS = {
     # name: (light, dark); of about equal contrast to the ground
@@ -30,6 +31,8 @@ _LIGHT = (
 _DARK = (
     f"--fg: #e4e9f0; --soft: #a9b4c2; --bg: #12161c; --line: #323b47; --band: #1a2029; --warn: #3a2f10; {_variables(1)}"
 )
+# Several of ours have one colour: lines are dashed, bars paler.
+_MORE = {"ours-1": ("9 4", 0.8), "ours-2": ("3 3", 0.65), "ours-3": ("12 3 3 3", 0.5)}
 _KINDS = "\n".join(
     f"svg .fill-{name} {{ fill: var(--{name}); }} svg .line-{name} {{ stroke: var(--{name}); }} "
     f"svg .text-{name} {{ fill: var(--{name}); }}"
@@ -42,7 +45,7 @@ STYLE = (
     + """\
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--fg); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 72rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .75rem; }
 h2 { font-size: 1.4rem; margin: 3.25rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.75rem 0 .25rem; }
@@ -56,7 +59,7 @@ code { font: .92em ui-monospace, monospace; background: var(--band); padding: .0
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th, td { vertical-align: top; }
-th:first-child { text-align: left; white-space: normal; min-width: 11rem; padding-left: .25rem; }
+th:first-child { text-align: left; white-space: normal; min-width: 14rem; padding-left: .25rem; }
 td small { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
 .words { text-align: left; white-space: normal; }
 td.words { min-width: 7.5rem; }
@@ -83,5 +86,10 @@ svg .whisker { stroke-width: 1.25; stroke-dasharray: none; }
 @media print { h2 { break-after: avoid; } figure, tr { break-inside: avoid; } nav { display: none; } }
 """
     + _KINDS
+    + "\n".join(
+        f"\nsvg .fill-{name} {{ fill: var(--ours); fill-opacity: {pale}; }} svg .text-{name} {{ fill: var(--ours); }} "
+        f"svg .line-{name} {{ stroke: var(--ours); stroke-width: 3; stroke-dasharray: {dashes}; }}"
+        for name, (dashes, pale) in _MORE.items()
+    )
     + "\n"
 )
