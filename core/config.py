@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -50,7 +50,12 @@ class Gateway(Section, frozen=True, kw_only=True):
 
     `handshakes_per_s`: WebSockets that a process lets in, half of what a core can authenticate (the goal is 5,000), so
     that whoever is connected is served while a storm comes back; `retry_after_max_s` bounds the wait that the others
-    are told. `frames_per_s` and `bytes_per_s` are what one WebSocket may send in the long run. A rate of 0 is no limit.
+    are told. `frames_per_s` and `bytes_per_s` are what one WebSocket may send in the long run. A rate, or cap, of 0 is
+    no limit.
+
+    `trusted_proxies`: addresses and networks whose word is taken for a client's address, by a PROXY header of version 2
+    (`proxy`, WebSockets only) or X-Forwarded-For (`forwarded`); with `socket` nobody's is. `connections_per_address`
+    counts WebSockets by that address, so it is for those who have said how it is found.
     """
 
     host: str = "127.0.0.1"
@@ -71,6 +76,10 @@ class Gateway(Section, frozen=True, kw_only=True):
     handshakes_per_s: float = 2_500.0
     handshakes_at_once: int = 500
     retry_after_max_s: float = 30.0
+    trusted_proxies: tuple[str, ...] = ()
+    ws_client_address: Literal["socket", "proxy", "forwarded"] = "socket"
+    http_client_address: Literal["socket", "forwarded"] = "socket"
+    connections_per_address: int = 0
     connections_per_user: int = 100
     frames_per_s: float = 50.0
     frames_at_once: int = 200

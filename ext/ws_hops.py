@@ -23,6 +23,8 @@ class Hops:
     def __init__(self, trusted: Sequence[str] = (), told: Told = "socket") -> None:
         if told not in ("socket", "proxy", "forwarded"):
             raise ValueError(f"a client's address comes from socket, proxy or forwarded, not from {told!r}")
+        if told != "socket" and not trusted:
+            raise ValueError(f"a client's address comes from {told!r}, but no proxy is trusted to tell it")
         self.told = told
         self._networks = [ipaddress.ip_network(text, strict=False) for text in trusted]
 

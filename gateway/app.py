@@ -18,6 +18,7 @@ from core.ids import new_process_id
 from core.limits.port import UserLimits
 from core.memory import settle
 from core.metrics import serve_metrics
+from ext.ws_hops import Hops
 from gateway.activity import Activity
 from gateway.answers import HttpTurns
 from gateway.api.app import Api, build_api
@@ -171,6 +172,7 @@ class _Gateway:
             tell=events.tell,
             unready=lambda: gateway.unready(),
             completions=completions,
+            hops=Hops(config.gateway.trusted_proxies, config.gateway.http_client_address),
         )
         gateway = cls(parts, services, turns, sockets, completions)
         for part in (revocations, keys, activity, recorder, turns):
@@ -191,6 +193,7 @@ class _Gateway:
         counts = {f"turns_{name}": float(count) for name, count in self._turns.counts.items()}
         return counts | {
             "websockets": self._sockets.connections,
+            "websockets_refused": self._sockets.refused,
             "event_streams": self._services.streams.count,
             "completions": self._completions.running,
             "bus_ok": self._turns.bus_ok,

@@ -79,7 +79,9 @@ class AuthController(Controller):
             raise ParleyError("forbidden", "Registration is closed here; ask the administrator for an account.")
         check_email(data.email)
         check_password(data.password)
-        await limit_attempts(services, {f"register {address_of(request.scope)}": REGISTRATIONS_PER_ADDRESS})
+        await limit_attempts(
+            services, {f"register {address_of(request.scope, services.hops)}": REGISTRATIONS_PER_ADDRESS}
+        )
         hashed = await services.passwords.hash(data.password)
         user_id = uuid7(services.clock.wall_ms())
         user = await services.accounts.create_user(
@@ -94,9 +96,9 @@ class AuthController(Controller):
         """Logs in by email and password, or by a single-use code."""
         services.identities.check_origin(headers_of(request.scope))
         if data.code is not None:
-            user = await by_code(services, address_of(request.scope), data.code)
+            user = await by_code(services, address_of(request.scope, services.hops), data.code)
         elif data.email is not None and data.password is not None:
-            user = await by_password(services, address_of(request.scope), data.email, data.password)
+            user = await by_password(services, address_of(request.scope, services.hops), data.email, data.password)
         else:
             missing = "password" if data.email is not None else "email"
             raise ParleyError("invalid", "Logging in takes email and password, or a code.", param=missing)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
+from ext.ws_hops import Hops
+
 REQUEST_ID: Final = "parley.request_id"
 IDENTITY: Final = "parley.identity"
 
@@ -28,10 +30,10 @@ def headers_of(scope: AnyScope) -> dict[str, str]:
     return found
 
 
-def address_of(scope: AnyScope) -> str:
-    """The peer's address as the socket says. A proxy's word is not taken for it."""
+def address_of(scope: AnyScope, hops: Hops) -> str:
+    """The client's address: the socket's other end, or whom X-Forwarded-For names as far as `hops` are trusted."""
     client = cast(Any, scope.get("client"))
-    return str(client[0]) if client else "unknown"
+    return hops.client(str(client[0]), headers_of(scope).get("x-forwarded-for")) if client else "unknown"
 
 
 def request_id(scope: AnyScope) -> str:

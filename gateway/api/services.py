@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from litestar.di import NamedDependency
@@ -18,6 +18,7 @@ from core.clock import Clock
 from core.config import Config
 from core.history.port import History
 from core.idempotency.port import Idempotency
+from ext.ws_hops import Hops
 from gateway.api.completions_port import Completions
 from gateway.api.streams import EventStreams
 from gateway.api.turns_port import Turns
@@ -31,7 +32,8 @@ Tell = Callable[[str, str, Mapping[str, Any]], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """`unready` names the parts that keep this process from serving, each with its reason; empty: it is ready.
-    Without `completions` there is no OpenAI-compatible resource.
+    `hops` are the proxies that are trusted to tell a client's address. Without `completions` there is no
+    OpenAI-compatible resource.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Services:
     tell: Tell
     unready: Callable[[], Awaitable[Mapping[str, str]]]
     completions: Completions | None = None
+    hops: Hops = field(default_factory=Hops)
 
 
 Svc = NamedDependency[SkipValidation[Services]]

@@ -15,7 +15,7 @@ from core.config import Config
 from core.errors import CLOSE_DRAINING, TABLE, ParleyError
 from core.model import MAX_CONTENT_BYTES
 from core.presence.port import Presence
-from ext.ws import Accept, Limits, Listener, Refuse, Request, listen
+from ext.ws import Accept, Hops, Limits, Listener, Refuse, Request, listen
 from gateway.connection import Client, Shared
 from gateway.identity import Identities, Identity, require_scope
 from gateway.turns import Turns
@@ -53,12 +53,13 @@ class WebSockets:
         self._per_user = config.gateway.connections_per_user
 
     async def start(self) -> None:
-        """Listens on the shared port and on this process's own."""
+        """Listens on the shared port and on this process's own. ValueError where a setting cannot be used."""
         settings = self._config.gateway
         limits = Limits(
             message_bytes=MESSAGE_BYTES,
             ping_s=settings.heartbeat_s,
             connections=settings.max_connections,
+            connections_per_address=settings.connections_per_address,
             handshakes_per_s=settings.handshakes_per_s,
             handshakes_at_once=settings.handshakes_at_once,
             retry_after_max_s=settings.retry_after_max_s,
@@ -67,14 +68,20 @@ class WebSockets:
             bytes_per_s=settings.bytes_per_s,
             bytes_at_once=settings.bytes_at_once,
         )
+        hops = Hops(settings.trusted_proxies, settings.ws_client_address)
         for port in dict.fromkeys((settings.ws_port, settings.own_ws_port)):
-            listener = await listen(self._accept, settings.host, port, limits)
+            listener = await listen(self._accept, settings.host, port, limits, hops=hops)
             self._listeners.append(listener)
             log.info("WebSockets on %s:%d", settings.host, listener.port)
 
     @property
     def connections(self) -> int:
         return sum(listener.connections for listener in self._listeners)
+
+    @property
+    def refused(self) -> int:
+        """Connections that were refused before they were read, so far."""
+        return sum(listener.refused for listener in self._listeners)
 
     async def drain(self, window_s: float) -> None:
         """No new ones; every client is told to go elsewhere, at a moment of its own within the window. What it watches

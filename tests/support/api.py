@@ -31,6 +31,7 @@ from core.ids import generation_id, is_uuid7, parse_generation_id
 from core.model import Accepted, Continue, Done, EndFrame, Regenerate, Send, ServerFrame
 from core.postgres import Statements, open_pool
 from core.redis import Redis
+from ext.ws_hops import Hops
 from gateway.api.app import Api, build_api
 from gateway.api.completions_port import CompletionEvent, CompletionRequest
 from gateway.api.services import Services
@@ -272,6 +273,7 @@ async def open_platform(dsn: str, redis_url: str, **gateway: Any) -> AsyncIterat
         tell=lambda *event: told.append(event),
         unready=parts,
         completions=completions,
+        hops=Hops(config.gateway.trusted_proxies, config.gateway.http_client_address),
     )
     platform = Platform(services, turns, completions, redis)
     platform.unready, platform.told = unready, told

@@ -65,9 +65,11 @@ def test_nobody_is_trusted_where_addresses_come_from_the_socket() -> None:
     assert hops.client("10.0.0.1", "6.6.6.6") == "10.0.0.1"
 
 
-@pytest.mark.parametrize(("trusted", "told"), [(["10.0.0.0/33"], "forwarded"), ([], "headers")])
+@pytest.mark.parametrize(
+    ("trusted", "told"), [(["10.0.0.0/33"], "forwarded"), (["10.0.0.1"], "headers"), ([], "proxy")]
+)
 def test_what_cannot_be_meant_is_told(trusted: Sequence[str], told: Told) -> None:
-    with pytest.raises(ValueError, match=r"10\.0\.0\.0/33|'headers'"):
+    with pytest.raises(ValueError, match=r"10\.0\.0\.0/33|'headers'|no proxy is trusted"):
         Hops(trusted, told)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 
 import pytest
 
@@ -23,6 +24,17 @@ async def registered(platform: Platform, email: str | None = None, cookie: bool 
     response = await caller.ask("POST", "/v1/auth/register", body)
     assert response.status_code == 201, response.text
     return caller, response.json()
+
+
+async def guesses(platform: Platform, email: str, forwarded: Callable[[int], str]) -> int:
+    """How many wrong passwords are answered 401 before one is answered 429; two more than the limit at most."""
+    wrong = {"email": email, "password": "wrong horse"}
+    for n in range(PER_EMAIL_AND_ADDRESS + 2):
+        response = await platform.caller().ask("POST", "/v1/auth/login", wrong, x_forwarded_for=forwarded(n + 8))
+        if response.status_code == 429:
+            return n
+        refused(response, 401, "unauthorized")
+    return PER_EMAIL_AND_ADDRESS + 2
 
 
 class TestRegister:
@@ -121,6 +133,21 @@ class TestLogin:
         assert 0 < error["retry_after_ms"] <= 900_000
         assert response.headers["retry-after-ms"] == str(error["retry_after_ms"])
         assert int(response.headers["retry-after"]) * 1000 >= error["retry_after_ms"]
+
+    async def test_a_strangers_word_for_its_address_is_not_taken(self, platform: Platform) -> None:
+        email = (await registered(platform))[1]["user"]["email"]
+        assert await guesses(platform, email, lambda n: f"203.0.113.{n}") == PER_EMAIL_AND_ADDRESS
+
+    async def test_guesses_are_counted_for_the_client_behind_a_trusted_proxy(
+        self, shared_dsn: str, redis_server: RedisServer
+    ) -> None:
+        trusted = {"trusted_proxies": ("127.0.0.0/8", "10.0.0.0/8"), "http_client_address": "forwarded"}
+        async with open_platform(shared_dsn, redis_server.url, **trusted) as platform:
+            email = (await registered(platform))[1]["user"]["email"]
+            one = await guesses(platform, email, lambda n: f"6.6.6.{n}, 203.0.113.7, 10.0.0.{n}")
+            assert one == PER_EMAIL_AND_ADDRESS
+            email = (await registered(platform))[1]["user"]["email"]
+            assert await guesses(platform, email, lambda n: f"203.0.113.{n}, 10.0.0.1") > PER_EMAIL_AND_ADDRESS
 
     async def test_a_code_logs_in_once(self, platform: Platform) -> None:
         user, code = await platform.user(), new_secret()
