@@ -100,6 +100,7 @@ SCENARIO = Scenario(
             label="RSS for each connection",
             unit="KiB",
             goal=Goal(most=4.0),
+            headline=True,
             chart=True,
             feeds="rss_kib_per_connection",
         ),
@@ -114,7 +115,7 @@ SCENARIO = Scenario(
         Metric(
             key="idle_cpu",
             label="CPU for each connection and second",
-            unit="us",
+            unit="µs",
             feeds="idle_cpu_us_per_connection_s",
         ),
     ],

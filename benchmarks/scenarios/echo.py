@@ -93,7 +93,7 @@ SCENARIO = Scenario(
         Metric(
             key="cpu",
             label="the server's CPU for each",
-            unit="us",
+            unit="µs",
             per="questions/s",
             feeds="cpu_us_per_message",
         ),

@@ -169,7 +169,9 @@ def _ask(opened: _Opened, sizes: Sizes) -> None:
 
 def _scenario_metrics() -> list[Metric]:
     return [
-        Metric(key="open", label="open at once", unit="connections", more=True, goal=Goal(least=250_000)),
+        Metric(
+            key="open", label="open at once", unit="connections", more=True, goal=Goal(least=250_000), headline=True
+        ),
         Metric(key="lost", label="lost until the end", unit="connections", goal=Goal(most=0)),
         Metric(key="p50", label="a ping, p50", unit="ms"),
         Metric(key="p99", label="a ping, p99", unit="ms", goal=Goal(most=10.0), headline=True),
@@ -185,7 +187,7 @@ def _scenario_metrics() -> list[Metric]:
         Metric(key="idle_cores", label="CPU of all gateways while nothing is asked", unit="cores"),
         Metric(key="ping_cores", label="CPU of all gateways while they are pinged", unit="cores"),
         Metric(key="handshakes", label="handshakes on the wall clock while they open", unit="1/s", more=True),
-        Metric(key="handshake_cpu", label="CPU of a gateway for one, while they open", unit="us"),
+        Metric(key="handshake_cpu", label="CPU of a gateway for one, while they open", unit="µs"),
     ]
 
 
