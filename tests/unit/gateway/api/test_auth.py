@@ -141,7 +141,7 @@ class TestLogin:
     async def test_guesses_are_counted_for_the_client_behind_a_trusted_proxy(
         self, shared_dsn: str, redis_server: RedisServer
     ) -> None:
-        trusted = {"trusted_proxies": ("127.0.0.0/8", "10.0.0.0/8"), "http_client_address": "forwarded"}
+        trusted = {"trusted_proxies": ("192.0.2.0/24", "10.0.0.0/8"), "http_client_address": "forwarded"}
         async with open_platform(shared_dsn, redis_server.url, **trusted) as platform:
             email = (await registered(platform))[1]["user"]["email"]
             one = await guesses(platform, email, lambda n: f"6.6.6.{n}, 203.0.113.7, 10.0.0.{n}")
