@@ -15,14 +15,13 @@ from benchmarks.dialogue import Dialogue, Script, ask_provider, dialogue, provid
 from benchmarks.meter import Meter, Reading
 from benchmarks.scenario import Bench, Contestant, Goal, Measure, Metric, Sample, Scenario, Value
 
-WARM = 40
 TRIAL_RATE = 10.0
 IDLE_S = 1.0
 
 
 class Sizes(msgspec.Struct, frozen=True):
     """`users` send turns of `deltas` pieces, `delay_ms` apart, for `seconds` at each of `loads` (shares of all
-    processors). `rates`: turns a second at each, where they are not to be found out.
+    processors). `rates`: turns a second at each, where they are not to be found out. `warm`: turns before all that.
     """
 
     users: int
@@ -30,6 +29,7 @@ class Sizes(msgspec.Struct, frozen=True):
     delay_ms: float
     loads: tuple[float, ...]
     seconds: float
+    warm: int
     rates: tuple[float, ...] = ()
 
     @property
@@ -44,7 +44,7 @@ def _parley(bench: Bench, sizes: Sizes) -> Iterator[Measure]:
         meter = Meter(bench.target)
         rates = sizes.rates or _rates(talk, meter, sizes)
         _noted(bench).write_text(json.dumps(rates))
-        ask_provider(direct, numbers, WARM // 4, TRIAL_RATE, sizes.script)
+        ask_provider(direct, numbers, sizes.warm, TRIAL_RATE, sizes.script)
 
         def measure(_: int) -> Sample:
             values: list[Value] = []
@@ -74,7 +74,7 @@ def _parley(bench: Bench, sizes: Sizes) -> Iterator[Measure]:
 @contextlib.contextmanager
 def _direct(bench: Bench, sizes: Sizes) -> Iterator[Measure]:
     with provider(bench.target, sizes.users) as (engine, numbers):
-        ask_provider(engine, numbers, WARM // 4, TRIAL_RATE, sizes.script)
+        ask_provider(engine, numbers, sizes.warm, TRIAL_RATE, sizes.script)
 
         def measure(_: int) -> Sample:
             values: list[Value] = []
@@ -97,7 +97,7 @@ def _noted(bench: Bench) -> Path:
 
 def _rates(talk: Dialogue, meter: Meter, sizes: Sizes) -> tuple[float, ...]:
     """Turns a second at each load, by what a turn costs at a low rate."""
-    talk.run(WARM, TRIAL_RATE, sizes.script)
+    talk.run(sizes.warm, TRIAL_RATE, sizes.script)
     rest = meter.read()
     time.sleep(IDLE_S)
     idle = sum(meter.read().since(rest).values()) / IDLE_S
@@ -155,8 +155,8 @@ SCENARIO = Scenario(
         Metric(key="rate", label="offered", unit="turns/s", per=_AT, more=True),
         Metric(key="load", label="used by the stack and its provider", unit="%", per=_AT),
     ],
-    full=Sizes(users=200, deltas=32, delay_ms=20.0, loads=(0.1, 0.5), seconds=12.0),
-    tiny=Sizes(users=8, deltas=4, delay_ms=5.0, loads=(0.1, 0.5), seconds=0.5, rates=(10.0, 20.0)),
+    full=Sizes(users=200, deltas=32, delay_ms=20.0, loads=(0.1, 0.5), seconds=12.0, warm=40),
+    tiny=Sizes(users=4, deltas=4, delay_ms=5.0, loads=(0.5,), seconds=0.2, warm=1, rates=(40.0,)),
     contestants=[Contestant("parley", "ours", _parley), Contestant("provider", "floor", _direct)],
     rounds=3,
     needs_stack=True,

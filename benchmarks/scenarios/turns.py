@@ -13,9 +13,7 @@ from benchmarks.meter import PROVIDER, Meter, Reading
 from benchmarks.scenario import Bench, Contestant, Measure, Metric, Sample, Scenario, Value
 
 SATURATED_MS = 500.0
-WARM = 20
 WARM_RATE = 10.0
-IDLE_S = 1.0
 # The ledger and the janitor have then seen what the last turns left them.
 AFTER_S = 0.5
 PARTS = {
@@ -29,13 +27,17 @@ PARTS = {
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """`users` send turns of `deltas` pieces, `delay_ms` apart, at each of `rates` a second for `seconds`."""
+    """`users` send turns of `deltas` pieces, `delay_ms` apart, at each of `rates` a second for `seconds`. `warm`: turns
+    before all that; `idle_s`: how long it is watched what the parts use by themselves.
+    """
 
     users: int
     deltas: int
     delay_ms: float
     rates: tuple[int, ...]
     seconds: float
+    warm: int
+    idle_s: float
 
     @property
     def script(self) -> Script:
@@ -46,7 +48,7 @@ class Sizes(msgspec.Struct, frozen=True):
 def _parley(bench: Bench, sizes: Sizes) -> Iterator[Measure]:
     with dialogue(bench.target, sizes.users) as talk:
         meter = Meter(bench.target)
-        talk.run(WARM, WARM_RATE, sizes.script)
+        talk.run(sizes.warm, WARM_RATE, sizes.script)
         yield lambda _: _climb(talk, meter, sizes)
 
 
@@ -55,7 +57,7 @@ def _climb(talk: Dialogue, meter: Meter, sizes: Sizes) -> Sample:
     values: list[Value] = []
     wrong: list[str] = []
     cores, carried = 0.0, 0.0
-    idle = _idle(meter)
+    idle = _idle(meter, sizes.idle_s)
     for rate in sizes.rates:
         count = max(8, round(rate * sizes.seconds))
         frames, first = talk.prepare(count, sizes.script)
@@ -79,10 +81,10 @@ def _latencies(told: Told, rate: float, sizes: Sizes) -> list[Value]:
     ]
 
 
-def _idle(meter: Meter) -> dict[str, float]:
+def _idle(meter: Meter, seconds: float) -> dict[str, float]:
     """CPU by kind while nothing is asked, in seconds per second."""
     before = meter.read()
-    time.sleep(IDLE_S)
+    time.sleep(seconds)
     after = meter.read()
     return {kind: used / (after.at - before.at) for kind, used in after.since(before).items()}
 
@@ -159,8 +161,10 @@ SCENARIO = Scenario(
         Metric(key="cpu", label="CPU for each turn, all parts", unit="ms", per=_AT, feeds="cpu_ms_per_turn"),
         *(Metric(key=key, label=f"of it {kind}", unit="ms", per=_AT) for key, kind in PARTS.items()),
     ],
-    full=Sizes(users=400, deltas=32, delay_ms=20.0, rates=(5, 10, 20, 30, 40, 60, 80, 120), seconds=8.0),
-    tiny=Sizes(users=8, deltas=4, delay_ms=5.0, rates=(10, 20), seconds=0.4),
+    full=Sizes(
+        users=400, deltas=32, delay_ms=20.0, rates=(5, 10, 20, 30, 40, 60, 80, 120), seconds=8.0, warm=40, idle_s=2.0
+    ),
+    tiny=Sizes(users=8, deltas=4, delay_ms=5.0, rates=(20, 40), seconds=0.2, warm=1, idle_s=0.1),
     contestants=[Contestant("parley", "ours", _parley), Contestant("provider", "floor", _direct)],
     rounds=3,
     needs_stack=True,
