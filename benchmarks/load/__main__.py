@@ -10,14 +10,12 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.load import admit, completions, engine, floor, provider, turns
+from benchmarks.load import admit, completions, engine, floor
 from benchmarks.load.peer import Gone, Peer
 
 Generator = Callable[[Peer, Any], Awaitable[None]]
 
 GENERATORS: dict[str, Generator] = {
-    "turns": turns.run,
-    "provider": provider.run,
     "completions": completions.run,
     "admit": admit.run,
     "engine": engine.run,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -60,21 +59,3 @@ async def in_flight(count: int, at_once: int, work: Callable[[int], Awaitable[No
             await work(number)
 
     await asyncio.gather(*(lane() for _ in range(at_once)))
-
-
-class Countdown:
-    """Waits until as much has ended as was begun."""
-
-    def __init__(self, count: int) -> None:
-        self._left = count
-        self._ended = asyncio.Event()
-
-    def down(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._ended.set()
-
-    async def wait(self, within_s: float) -> None:
-        """Gives up after `within_s`: what is missing then is told by the counts."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), within_s)
