@@ -36,7 +36,7 @@ class UserEvents:
     def tell(self, user: str, name: str, data: Mapping[str, Any]) -> None:
         """Neither waits nor raises. `data` is what JSON can say, below 64 KiB."""
         event = UserEvent(user, name, dict(data))
-        self.on_event(event)
+        self._tell_here(event)
         if len(self._sending) >= MAX_SENDING:
             log.warning("an event was not sent to other gateways: too many wait")
             return
@@ -45,14 +45,16 @@ class UserEvents:
         task.add_done_callback(self._sending.discard)
 
     def on_event(self, event: UserEvent) -> None:
-        """An event from here or from the bus, for whoever of the user's is here."""
-        clients = self._sockets.of(event.user)
-        if not clients:
+        """An event from the bus; where nobody of the user's is here any more, presence did not know it."""
+        if not self._tell_here(event):
             self._presence.forget(event.user)
-            return
+
+    def _tell_here(self, event: UserEvent) -> bool:
+        clients = self._sockets.of(event.user)
         frame = Event(name=event.name, data=event.data)
         for client in clients:
             client.event(frame)
+        return bool(clients)
 
     async def stop(self) -> None:
         """What was not sent by now is not sent. Idempotent."""

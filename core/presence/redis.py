@@ -85,7 +85,7 @@ class RedisPresence:
 
     def _put(self, user: str, here: bool) -> None:
         if len(self._waiting) >= MAX_WAITING and user not in self._waiting:
-            self._stale = True
+            self._stale = self._stale or here
             return
         self._waiting[user] = here
         self._woken.set()
