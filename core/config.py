@@ -72,6 +72,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     unready_s: float = 1.0
     drain_s: float = 5.0
     heartbeat_s: float = 25.0
+    stuck_s: float = 60.0
     max_connections: int = 15_000
     handshakes_per_s: float = 2_500.0
     handshakes_at_once: int = 500

@@ -140,7 +140,10 @@ class Person:
 class Load:
     """People who ask one question after the other until `stop`. An async context manager; it logs them in and out."""
 
-    def __init__(self, stack: Stack, people: int = 5, script: str = SCRIPT) -> None:
+    def __init__(
+        self, stack: Stack, people: int = 5, script: str = SCRIPT, kind: Callable[..., Person] = Person
+    ) -> None:
+        self._kind = kind
         self.people: list[Person] = []
         self._stack = stack
         self._count = people
@@ -151,7 +154,7 @@ class Load:
     async def __aenter__(self) -> Load:
         for number in range(self._count):
             user = await User.new(self._stack)
-            self.people.append(Person(user, await user.conversation(), number, self._script))
+            self.people.append(self._kind(user, await user.conversation(), number, self._script))
         self._tasks = [asyncio.create_task(self._keep_asking(person)) for person in self.people]
         return self
 
