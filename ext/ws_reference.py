@@ -143,6 +143,10 @@ class FrameParser:
             self._decoder.decode(piece, final)
         except UnicodeDecodeError:
             raise _Violation("utf8") from None
+        # Python's decoder waits for the third byte of a surrogate, for the sake of "surrogatepass".
+        rest, _ = self._decoder.getstate()
+        if rest[:1] == b"\xed" and rest[1:2] >= b"\xa0":
+            raise _Violation("utf8")
 
     def _take_data(self, opcode: int, fin: bool, payload: bytes, events: list[Event]) -> None:
         self._message_opcode = self._message_opcode or opcode

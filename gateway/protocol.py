@@ -163,6 +163,8 @@ class Session:
 
     def on_binary(self) -> list[Effect]:
         """Frames are text; a binary message is not one."""
+        if self.closed:
+            return []
         return self._malformed("Frames are JSON text messages; this one was binary.")
 
     def _undecodable(self, data: bytes | str, problem: str) -> list[Effect]:

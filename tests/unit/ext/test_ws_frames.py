@@ -43,6 +43,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 @given(streams, st.lists(st.integers(0, 2000), max_size=12))
 @example(client_frame(TEXT, b"\xf0\x9f", fin=False) + client_frame(0, b"\x98\x80"), [])
 @example(client_frame(TEXT, b"ok\xed\xa0\x80"), [9])
+@example(client_frame(TEXT, b"ok\xed\xa0\x80"), [10])
 @example(client_frame(TEXT, "é".encode()[:1]), [])
 @example(client_frame(BINARY, b"", fin=False) * 2, [])
 def test_both_parsers_agree_after_every_piece(data: bytes, cuts: list[int]) -> None:

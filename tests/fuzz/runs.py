@@ -1,0 +1,101 @@
+"""Runs of a seed: so many executions of each target, nothing logged above debug, all that goes wrong as findings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+import uvloop
+
+from tests.fuzz import listener, parsers, session
+from tests.fuzz.mutations import generator
+
+TARGETS: dict[str, Callable[[Random], None]] = {
+    "frames": parsers.frames,
+    "handshake": parsers.handshake,
+    "session": session.session,
+}
+LISTENER = "listener"
+AT_ONCE = 16
+MOST_FINDINGS = 20
+
+
+class Finding(NamedTuple):
+    target: str
+    seed: int
+    number: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.target}, seed {self.seed}, execution {self.number}: {self.what}"
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(self.format(record))
+
+
+def run(target: str, seed: int, first: int, count: int, until: float = float("inf")) -> tuple[int, list[Finding]]:
+    """Executions `first`, `first` + 1, …, at most `count`, none begun after `until` (time.monotonic). How many were
+    made, and what they found.
+    """
+    records = _Records()
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(records)
+    root.setLevel(logging.INFO)
+    try:
+        if target == LISTENER:
+            done, findings = uvloop.run(_listener(seed, first, count, until))
+        else:
+            done, findings = _direct(target, seed, first, count, until)
+    finally:
+        root.removeHandler(records)
+        root.setLevel(level)
+    findings += [Finding(target, seed, first, f"logged: {said}") for said in records.said[:MOST_FINDINGS]]
+    return done, findings
+
+
+def _direct(target: str, seed: int, first: int, count: int, until: float) -> tuple[int, list[Finding]]:
+    findings: list[Finding] = []
+    for number in range(first, first + count):
+        if time.monotonic() >= until or len(findings) >= MOST_FINDINGS:
+            return number - first, findings
+        try:
+            TARGETS[target](generator(seed, target, number))
+        except Exception:
+            findings.append(Finding(target, seed, number, traceback.format_exc()))
+    return count, findings
+
+
+async def _listener(seed: int, first: int, count: int, until: float) -> tuple[int, list[Finding]]:
+    findings: list[Finding] = []
+    numbers = iter(range(first, first + count))
+    done = 0
+    server = await listener.start()
+
+    async def lane() -> None:
+        nonlocal done
+        for number in numbers:
+            try:
+                await listener.talk(generator(seed, LISTENER, number), server.port)
+            except Exception:
+                findings.append(Finding(LISTENER, seed, number, traceback.format_exc()))
+            done += 1
+            if time.monotonic() >= until or len(findings) >= MOST_FINDINGS:
+                return
+
+    await asyncio.gather(*(lane() for _ in range(AT_ONCE)))
+    server.stop_accepting()
+    if not await server.wait_closed(5):
+        findings.append(Finding(LISTENER, seed, first, f"{server.connections} connections did not end"))
+    return done, findings
