@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import meter
 from benchmarks.scenario import CannotStart, Contestant, Measure, Sample, Scenario
 from benchmarks.target import Target, started
 
@@ -32,7 +33,7 @@ class Lent:
     def target(self) -> Target:
         if self._given is None:
             folder = self._base / "stack"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             self._given = self._held.enter_context(started(folder))
         return self._given
 
@@ -52,7 +53,8 @@ class Lent:
 @dataclass
 class Outcome:
     """All rounds of one scenario. `samples`: by contestant, one for each round that it was measured in; `absent`: by
-    contestant, why there are none, or why they end early; `wrong`: by contestant; `logged`: warnings of the stack.
+    contestant, why there are none, or why they end early; `logged`: warnings of the stack; `others`: cores that were
+    used by what is not ours; `ending`: what failed when the contestants were ended.
     """
 
     scenario: Scenario[Any]
@@ -62,12 +64,15 @@ class Outcome:
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     logged: Sequence[str] = ()
+    others: float = 0.0
+    ending: str = ""
 
     @property
     def failed(self) -> bool:
         """Whether something of ours, or a floor, is missing or went wrong. Peers are only told."""
         ours = [contestant.name for contestant in self.scenario.contestants if contestant.role != "peer"]
-        return any(name in self.absent or any(sample.wrong for sample in self.samples.get(name, ())) for name in ours)
+        wrong = any(sample.wrong for name in ours for sample in self.samples.get(name, ()))
+        return wrong or bool(self.ending) or any(name in self.absent for name in ours)
 
 
 def run_scenario(
@@ -77,7 +82,19 @@ def run_scenario(
     outcome = Outcome(scenario, bench.tiny, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     began, count = time.monotonic(), rounds or (1 if bench.tiny else scenario.rounds)
     bench.enter(scenario.name)
-    before = len(bench.logged)
+    before, used = len(bench.logged), meter.others()
+    try:
+        _rounds(scenario, bench, outcome, count, peers=peers, tell=tell)
+    except Exception as error:
+        outcome.ending = _reason(error)
+    outcome.logged = tuple(bench.logged[before:])
+    outcome.seconds = time.monotonic() - began
+    outcome.others = meter.others().since(used)
+    return outcome
+
+
+def _rounds(scenario: Scenario[Any], bench: Lent, outcome: Outcome, count: int, *, peers: bool, tell: Tell) -> None:
+    """Raises what the contestants raise when they are ended."""
     with contextlib.ExitStack() as held:
         ready = dict(_started(scenario, bench, outcome, held, peers=peers))
         for number in range(count):
@@ -90,9 +107,6 @@ def run_scenario(
                     tell(f"{scenario.name}: {name} {outcome.absent[name]}")
                     continue
                 outcome.samples.setdefault(name, []).append(sample)
-    outcome.logged = tuple(bench.logged[before:])
-    outcome.seconds = time.monotonic() - began
-    return outcome
 
 
 def _started(

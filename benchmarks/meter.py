@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -111,6 +112,25 @@ def _slab_bytes() -> int | None:
         return None
     # name, active objects, objects, bytes of an object, …
     return sum(int(fields[2]) * int(fields[3]) for fields in map(str.split, filter(SLABS.match, lines)))
+
+
+class Others(NamedTuple):
+    """CPU seconds of the whole machine and of this process with all that it started, at a moment."""
+
+    at: float
+    all_s: float
+    ours_s: float
+
+    def since(self, earlier: Others) -> float:
+        """Cores that others used between two readings, on average. Interrupts are not in it: they are everybody's."""
+        used = (self.all_s - earlier.all_s) - (self.ours_s - earlier.ours_s)
+        return max(0.0, used / max(self.at - earlier.at, 1e-3))
+
+
+def others() -> Others:
+    times = psutil.cpu_times()
+    ours = cpu(os.getpid())
+    return Others(ours.at, times.user + times.nice + times.system, ours.total_s)
 
 
 class Reading(NamedTuple):

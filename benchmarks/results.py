@@ -44,7 +44,9 @@ class Wrong(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="scenario"):
-    """What a scenario was when it ran; the words are those of `benchmarks.scenario.Scenario`."""
+    """What a scenario was when it ran; the words are those of `benchmarks.scenario.Scenario`. `others`: cores that
+    programs used meanwhile which are none of the run.
+    """
 
     run: str
     at: str
@@ -65,6 +67,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     metrics: tuple[Metric, ...]
     wrong: tuple[Wrong, ...] = ()
     logged: tuple[str, ...] = ()
+    others: float = 0.0
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="value"):
@@ -105,6 +108,8 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     reached: bool | None = None
 
 
+MOST = 10
+"""How much that went wrong, or was warned of, is kept."""
 Line = Run | Described | Figure | Aggregate
 _decode = msgspec.json.Decoder(Line).decode
 Key = tuple[str, str, float | None]
@@ -125,13 +130,9 @@ def lines_of(run: Run, outcome: Outcome) -> list[Line]:
                 {"name": one.name, "role": one.role, "absent": outcome.absent.get(one.name, "")}
                 for one in scenario.contestants
             ],
-            "wrong": [
-                {"contestant": name, "round": number, "what": what}
-                for name, samples in outcome.samples.items()
-                for number, sample in enumerate(samples)
-                for what in sample.wrong
-            ],
-            "logged": outcome.logged,
+            "wrong": _wrong(outcome),
+            "logged": outcome.logged[:MOST],
+            "others": round(outcome.others, 3),
         },
         Described,
     )
@@ -142,6 +143,19 @@ def lines_of(run: Run, outcome: Outcome) -> list[Line]:
         for figure in _figures(described, name, number, sample)
     ]
     return [described, *figures, *aggregates(described, figures)]
+
+
+def _wrong(outcome: Outcome) -> list[Wrong]:
+    """Not more than `MOST` of a contestant and round: then how many there were."""
+    found: list[Wrong] = []
+    for name, samples in outcome.samples.items():
+        for number, sample in enumerate(samples):
+            found += [Wrong(name, number, what) for what in sample.wrong[:MOST]]
+            if len(sample.wrong) > MOST:
+                found.append(Wrong(name, number, f"and {len(sample.wrong) - MOST:,} more"))
+    if outcome.ending:
+        found.append(Wrong("the end of the scenario", 0, outcome.ending))
+    return found
 
 
 def _figures(described: Described, name: str, number: int, sample: Sample) -> Iterable[Figure]:

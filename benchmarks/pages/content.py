@@ -15,6 +15,7 @@ from benchmarks.words import goal, label, number, percent, spread, times
 
 TITLE = "What Parley costs"
 BUSY_SHARE = 0.1
+OTHERS = 0.1  # cores
 SHOWN = 10  # of what went wrong
 
 
@@ -54,6 +55,12 @@ def _head(results: Results) -> Iterator[Block]:
     if any(run.machine.busy > BUSY_SHARE for run in runs):
         yield Text(
             "**Others used the machine as well**, so these figures are noise: measure again when it is idle.", "warning"
+        )
+    shared = [section.described.title for section in results.sections.values() if section.described.others > OTHERS]
+    if shared:
+        yield Text(
+            f"**Others used the machine meanwhile**, more than {OTHERS} cores of it, in: {', '.join(shared)}.",
+            "warning",
         )
     failed = [section.described.title for section in results.sections.values() if section.described.wrong]
     if failed:
@@ -132,7 +139,10 @@ def _section(section: Section) -> Iterator[Block]:
     notes = [f"Floor: {told.floor}", f"Peers: {told.peers}", f"How this could mislead: {told.misleads}", *absent]
     notes += [f"{metric.label}: {metric.note}" for metric in told.metrics if metric.note]
     rounds = f"{told.rounds} rounds" if told.rounds != 1 else "one round"
-    notes.append(f"Measured {told.at}, revision `{told.revision or 'unknown'}`, {rounds}, {told.seconds:.0f} s.")
+    notes.append(
+        f"Measured {told.at}, revision `{told.revision or 'unknown'}`, {rounds}, {told.seconds:.0f} s; others used "
+        f"{told.others:.2f} cores meanwhile."
+    )
     yield Bullets(notes)
     if told.logged:
         yield Text(f"What the stack's parts warned of meanwhile ({len(told.logged)}):")

@@ -95,13 +95,18 @@ def derived(values: Mapping[Feeds, float]) -> list[list[str]]:
             ["idle connections for each GiB, the kernel's share included", f"{KIB_PER_GIB / (rss + kernel):,.0f}"]
         )
         rows.append(["memory for 100,000 connections, both", f"{100_000 * (rss + kernel) / KIB_PER_GIB:.2f} GiB"])
+    if rate := values.get("handshakes_per_core_s"):
+        rows.append(["handshakes with authentication a second, one core", f"{rate:,.0f}"])
     if idle := values.get("idle_cpu_us_per_connection_s"):
         rows.append([f"idle connections for each core, {percent(SHARE)} busy", f"{SHARE * 1e6 / idle:,.0f}"])
     if message := values.get("cpu_us_per_message"):
-        rows.append(["CPU for a million small messages and their answers", f"{number(message)} s"])
+        rows.append(["small messages and their answers a second, one core", f"{1e6 / message:,.0f}"])
+        rows.append(["CPU for a million of them", f"{number(message)} s"])
     if delta := values.get("cpu_us_per_delta"):
-        rows.append(["CPU for a million deltas (one token each) from the bus to sockets", f"{number(delta)} s"])
+        rows.append(["deltas a second from the bus to sockets, one core", f"{1e6 / delta:,.0f}"])
+        rows.append(["CPU for a million of them (one token each)", f"{number(delta)} s"])
     if turn := values.get("cpu_ms_per_turn"):
+        rows.append(["turns a second, one core for gateways and routers", f"{1e3 / turn:,.0f}"])
         rows.append(["CPU for a million turns, gateways and routers", f"{number(turn * 1e3 / 3600)} h"])
     if wire := values.get("wire_bytes_per_delta"):
         rows.append(["wire for a million deltas (one token each)", f"{number(wire)} MB"])
