@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks import results
+from benchmarks import meter, results
 from benchmarks.harness import Lent, run_scenario
-from tests.support.figures import IDLE, TURNS, made, run_line
+from benchmarks.scenario import Bench, Contestant, Measure, Sample, Value
+from tests.support.figures import IDLE, TURNS, Sizes, made, run_line
 
 
 def test_figures_are_medians_of_rounds_with_ratios_and_goals(tmp_path: Path) -> None:
@@ -37,6 +41,36 @@ def test_what_fails_is_told_and_only_ours_fails_a_run(tmp_path: Path) -> None:
     assert run_scenario(TURNS, bench, peers=True).failed is True
     without = run_scenario(IDLE, bench, peers=False)
     assert all("--peers" in without.absent[name] for name in ("picows", "granian", "Centrifugo"))
+
+
+def test_much_that_is_wrong_is_told_in_part(tmp_path: Path) -> None:
+    outcome = run_scenario(TURNS, Lent(tmp_path, tiny=False), peers=False)
+    outcome.samples["Parley"] = [Sample(values=[], wrong=[f"turn {number}" for number in range(1_000)])]
+    described = results.lines_of(run_line(), outcome)[0]
+    assert isinstance(described, results.Described)
+    assert [one.what for one in described.wrong][-2:] == ["turn 9", "and 990 more"]
+
+
+def test_what_fails_at_the_end_is_told(tmp_path: Path) -> None:
+    @contextlib.contextmanager
+    def start(bench: Bench, sizes: Sizes) -> Iterator[Measure]:
+        yield lambda _: Sample(values=[Value("cpu", 1.0)])
+        raise RuntimeError("it does not stop")
+
+    scenario = dataclasses.replace(TURNS, contestants=[Contestant("Parley", "ours", start)])
+    outcome = run_scenario(scenario, Lent(tmp_path, tiny=True), peers=False)
+    assert outcome.failed
+    assert len(outcome.samples["Parley"]) == 1
+    described = results.lines_of(run_line(), outcome)[0]
+    assert isinstance(described, results.Described)
+    assert [one.what for one in described.wrong] == ["RuntimeError: it does not stop"]
+
+
+def test_others_on_the_machine_are_counted_apart_from_what_is_ours() -> None:
+    before = meter.others()
+    until = before._replace(at=before.at + 2.0, all_s=before.all_s + 3.0, ours_s=before.ours_s + 1.0)
+    assert until.since(before) == pytest.approx(1.0)
+    assert before.ours_s <= meter.others().ours_s
 
 
 def test_no_contestant_is_always_the_first(tmp_path: Path) -> None:
