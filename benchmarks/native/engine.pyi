@@ -172,7 +172,7 @@ class Engine:
     def run(self, seconds: float, *, until: Literal["time", "jobs"] = "jobs") -> bool:
         """Moves everything for at most `seconds`; `jobs`: returns as soon as all jobs are done. Whether they are.
 
-        Does not hold the interpreter's lock. Signals are looked at between runs only.
+        Does not hold the interpreter's lock. A signal's handler runs at once, and what it raises ends the run.
         """
 
     def cancel(self) -> None:

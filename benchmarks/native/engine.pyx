@@ -5,6 +5,7 @@ import errno
 import resource
 import socket
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, malloc, realloc
 from libc.string cimport memcpy
@@ -133,12 +134,25 @@ _HISTOGRAMS = (
     *(f"http.{number}.first" for number in range(CLASSES)),
     *(f"http.{number}.failed" for number in range(CLASSES)),
 )
-# Counters that are told as they are.
-_PLAIN = (
-    "opened", "connected", "retries", "resets", "back", "left", "frames_in", "bytes_in", "frames_out", "bytes_out",
-    "pings", "fragments", "wrong_frames", "sent", "answered", "unanswered", "late_answers", "nowhere", "clogged",
-    "deltas", "jumps", "repeats", "holes", "foreign", "restarts", "snapshots", "duplicates", "http_again", "loops",
-)
+
+
+cdef dict _plain(Statistics *told):
+    # Counters that are told as they are.
+    return {
+        "opened": told.opened, "connected": told.connected, "retries": told.retries, "resets": told.resets,
+        "back": told.back, "left": told.left, "frames_in": told.frames_in, "bytes_in": told.bytes_in,
+        "frames_out": told.frames_out, "bytes_out": told.bytes_out, "pings": told.pings, "fragments": told.fragments,
+        "wrong_frames": told.wrong_frames, "sent": told.sent, "answered": told.answered,
+        "unanswered": told.unanswered, "late_answers": told.late_answers, "nowhere": told.nowhere,
+        "clogged": told.clogged, "deltas": told.deltas, "jumps": told.jumps, "repeats": told.repeats,
+        "holes": told.holes, "foreign": told.foreign, "restarts": told.restarts, "snapshots": told.snapshots,
+        "duplicates": told.duplicates, "http_again": told.http_again, "loops": told.loops,
+    }
+
+
+cdef dict _nonzero(uint64_t *counts, int length):
+    cdef int at
+    return {str(at): counts[at] for at in range(length) if counts[at]}
 
 
 def bucket(int64_t us):
@@ -358,6 +372,7 @@ cdef class Engine:
         cdef bint jobs = {"time": False, "jobs": True}[until]
         cdef int how = RUN_INTERRUPTED
         while how == RUN_INTERRUPTED:
+            PyErr_CheckSignals()
             with nogil:
                 how = run(&self.engine, end, jobs)
         return how == RUN_DONE
@@ -369,14 +384,15 @@ cdef class Engine:
 
     def statistics(self):
         cdef Statistics *told = &self.engine.told
-        cdef dict all_told = told[0]
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
-            **{name: all_told[name] for name in _PLAIN},
+            **_plain(told),
             "open": self.engine.open,
             "failures": {
-                "http": {str(status): count for status, count in enumerate(all_told["http"]) if count},
-                "errno": {errno.errorcode[code]: count for code, count in enumerate(all_told["errnos"]) if count},
+                "http": _nonzero(told.http, 1000),
+                "errno": {
+                    errno.errorcode[int(code)]: count for code, count in _nonzero(told.errnos, 256).items()
+                },
                 "timeout": told.timeouts,
                 "answer": told.bad_answers,
                 "cut_off": told.cut_off,
@@ -385,21 +401,21 @@ cdef class Engine:
             "retry_after": {
                 "seen": told.retry_after_seen, "least_ms": told.retry_after_least, "most_ms": told.retry_after_most,
             },
-            "closes": {str(code): count for code, count in enumerate(all_told["closes"]) if count},
-            "types": {name: count for name, count in zip(_FRAMES, all_told["types"]) if count},
-            "turns": {name: count for name, count in zip(_TURN_STATES, all_told["ends"]) if count},
+            "closes": _nonzero(told.closes, CODES),
+            "types": {_FRAMES[int(at)]: count for at, count in _nonzero(told.types, FRAME_TYPES).items()},
+            "turns": {_TURN_STATES[int(at)]: count for at, count in _nonzero(told.ends, TURN_STATES).items()},
             "errors": {
                 _text(told.errors[at].code): {"count": told.errors[at].count, "sample": _text(told.errors[at].sample)}
                 for at in range(told.error_kinds)
             },
             "http": {
                 str(at): {
-                    "status": {str(status): count for status, count in enumerate(statuses) if count},
+                    "status": statuses,
                     "broken": told.http_broken[at],
                     "timeout": told.http_timeouts[at],
                 }
-                for at, statuses in enumerate(all_told["http_status"])
-                if any(statuses) or told.http_broken[at] or told.http_timeouts[at]
+                for at in range(<int>CLASSES)
+                if (statuses := _nonzero(told.http_status[at], 1000)) or told.http_broken[at] or told.http_timeouts[at]
             },
             "wall_s": (monotonic() - self.since) / 1e9,
             "user_s": usage.ru_utime - self.user,

@@ -62,6 +62,7 @@ static void fail_opening(Engine *engine, uint32_t number, int again, int64_t aft
         if (engine->obey && after >= 0) wait = after;
         wait += (int64_t)((double)wait * engine->jitter * draw_unit(engine));
         connection->state = IDLE;
+        if (connection->target >= 0) connection->target++; /* who comes back looks elsewhere */
         engine->told.retries++;
         set_timer(engine, number, engine->now + wait);
         return;

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import struct
+import threading
 import time
 
 import pytest
@@ -259,6 +262,25 @@ def test_who_stops_reading_reads_all_of_it_later(engine: Engine, served: Served)
         engine.run(0.05, until="time")
     assert engine.connection(0)["frames"] == 200
     assert engine.statistics()["bytes_in"] > 200 * 10_000
+
+
+def test_a_signal_ends_a_run(engine: Engine, served: Served) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped
+
+    _open(engine, served(_echo))
+    before = signal.signal(signal.SIGUSR1, stop)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+    try:
+        timer.start()
+        with pytest.raises(Stopped):
+            engine.run(60, until="time")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_mistakes_are_told(engine: Engine) -> None:

@@ -197,3 +197,21 @@ def test_drain_is_followed(engine: Engine, served: Served) -> None:
     assert (told["left"], told["back"], told["closes"]) == (1, 1, {})
     assert left == [(8, struct.pack("!H", 1000))]
     assert Latencies(engine.histogram("back")).highest < 5000
+
+
+def test_who_finds_one_gateway_dead_comes_back_at_the_next(engine: Engine, served: Served) -> None:
+    async def killed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await shake_hands(reader, writer)
+        await take_frame(reader)
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await shake_hands(reader, writer)
+        assert (await take_frame(reader))[1] == SEND, "it had not been accepted: the same again"
+        writer.write(ACCEPTED + _delta(0, TEXT) + _done(0))
+        await reader.read()
+
+    engine.retry(attempts=4, delay_ms=10)
+    _ask(engine, served(killed), ports=(served(other), 1, 1))
+    told = engine.statistics()
+    assert (told["back"], told["turns"]) == (1, {"done": 1})
+    assert 1 <= told["failures"]["errno"]["ECONNREFUSED"] <= 2
