@@ -160,7 +160,7 @@ cdef class Connection(Metered):
         # Only who waits costs a task.
         if isinstance(answer, (Accept, Refuse)) or not isawaitable(answer):
             return self.answered(answer)
-        self.handshake.task = shared.start(_authorise(self, answer))
+        self.handshake.task = shared.start(_authorise(self, answer), answer)
         return 0
 
     cdef int come_from(self, tuple peer) except -1:

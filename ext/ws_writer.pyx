@@ -1,6 +1,7 @@
 # cython: language_level=3
 """What the connections of one listener share, and how one of them writes: once per turn of the loop."""
 
+from inspect import iscoroutine
 from weakref import WeakKeyDictionary
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
@@ -101,12 +102,15 @@ cdef class Shared:
             writer.dirty = False
             writer.flush()
 
-    def start(self, coroutine):
-        """Run an accept callback's task; it is kept until it ends."""
+    def start(self, coroutine, waiting):
+        """Run the task of an accept callback that waits; it is kept until it ends."""
         self.authorising += 1
         task = self.loop.create_task(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self.ended)
+        if iscoroutine(waiting):
+            # Cancelled before its first step it has awaited nothing, and nobody else will.
+            task.add_done_callback(lambda done: waiting.close())
         return task
 
     def ended(self, task):

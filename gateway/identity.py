@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -139,26 +139,32 @@ class Identities:
         """The caller of an HTTP request. `headers` by lower-case name."""
         authorization = headers.get("authorization")
         if authorization is not None:
-            found = self._authorization(authorization)
-            return found if isinstance(found, Identity) else await found
+            credential = _bearer(authorization)
+            return await self._key(credential) if is_api_key(credential) else self._token(credential)
         identity = self._cookie(headers)
         if method not in ("GET", "HEAD", "OPTIONS"):
             assert identity.session_id is not None
             self.check_page(headers, identity.session_id)
         return identity
 
-    def of_websocket(
-        self, headers: Mapping[str, str], subprotocols: Sequence[str]
-    ) -> Identity | Coroutine[None, None, Identity]:
-        """The caller of a handshake, at once where no store is asked. A ticket comes as one of the subprotocols; it is
-        never the one to answer with.
-        """
+    async def of_websocket(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
+        """The caller of a handshake. A ticket comes as one of the subprotocols; it is never the one to answer with."""
+        known = self.at_once(headers, subprotocols)
+        if known is not None:
+            return known
         authorization = headers.get("authorization")
         if authorization is not None:
-            return self._authorization(authorization)
-        for offered in subprotocols:
-            if offered.startswith(TICKET_SUBPROTOCOL):
-                return self._ticket(offered.removeprefix(TICKET_SUBPROTOCOL))
+            return await self._key(_bearer(authorization))
+        return await self._ticket(_ticket_of(subprotocols) or "")
+
+    def at_once(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity | None:
+        """The same where no store need be asked; None: ask `of_websocket`."""
+        authorization = headers.get("authorization")
+        if authorization is not None:
+            credential = _bearer(authorization)
+            return None if is_api_key(credential) else self._token(credential)
+        if _ticket_of(subprotocols) is not None:
+            return None
         identity = self._cookie(headers)
         origin = headers.get("origin")
         if origin is None or not self._origins.allows(origin, headers.get("host", "")):
@@ -184,16 +190,8 @@ class Identities:
         if origin is not None and not self._origins.allows(origin, headers.get("host", "")):
             raise _foreign_page()
 
-    def _authorization(self, value: str) -> Identity | Coroutine[None, None, Identity]:
-        scheme, _, credential = value.strip().partition(" ")
-        if scheme.lower() != "bearer":
-            raise ParleyError(
-                "unauthorized", "The Authorization header must be: Bearer, then an access token or API key."
-            )
-        credential = credential.strip()
-        if is_api_key(credential):
-            return self._key(credential)
-        return self._accept(self._tokens.verify(credential), "bearer")
+    def _token(self, token: str) -> Identity:
+        return self._accept(self._tokens.verify(token), "bearer")
 
     def _cookie(self, headers: Mapping[str, str]) -> Identity:
         token = read_cookie(headers, self.cookie_names.session)
@@ -279,6 +277,21 @@ def read_cookie(headers: Mapping[str, str], name: str) -> str | None:
         key, found, value = pair.strip().partition("=")
         if found and key == name:
             return value
+    return None
+
+
+def _bearer(value: str) -> str:
+    """The credential of an Authorization header."""
+    scheme, _, credential = value.strip().partition(" ")
+    if scheme.lower() != "bearer":
+        raise ParleyError("unauthorized", "The Authorization header must be: Bearer, then an access token or API key.")
+    return credential.strip()
+
+
+def _ticket_of(subprotocols: Sequence[str]) -> str | None:
+    for offered in subprotocols:
+        if offered.startswith(TICKET_SUBPROTOCOL):
+            return offered.removeprefix(TICKET_SUBPROTOCOL)
     return None
 
 

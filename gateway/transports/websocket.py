@@ -139,14 +139,14 @@ class WebSockets:
         if request.path != PATH:
             return _refusal(ParleyError("not_found", f"WebSockets are opened at {PATH}."))
         try:
-            found = self._identities.of_websocket(request.headers, request.subprotocols)
-            return self._admit(request, found) if isinstance(found, Identity) else self._look_up(request, found)
+            identity = self._identities.at_once(request.headers, request.subprotocols)
+            return self._admit(request, identity) if identity is not None else self._look_up(request)
         except ParleyError as error:
             return _refusal(error)
 
-    async def _look_up(self, request: Request, finding: Awaitable[Identity]) -> Accept | Refuse:
+    async def _look_up(self, request: Request) -> Accept | Refuse:
         try:
-            return self._admit(request, await finding)
+            return self._admit(request, await self._identities.of_websocket(request.headers, request.subprotocols))
         except ParleyError as error:
             return _refusal(error)
 

@@ -216,8 +216,7 @@ class Platform:
 
     async def handshake(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
         """Who opens a WebSocket like this."""
-        found = self.services.identities.of_websocket(headers, subprotocols)
-        return found if isinstance(found, Identity) else await found
+        return await self.services.identities.of_websocket(headers, subprotocols)
 
     async def conversation(self, user: User) -> str:
         """A conversation of the user's, in history and in the list."""

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import weakref
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -173,6 +174,28 @@ async def test_who_is_answered_at_once_costs_no_task() -> None:
     assert (await client.closed())[0] == 1000
     await stop(listener, client)
     assert tasks == [None]
+
+
+async def test_who_is_dropped_before_its_task_ran_leaves_nothing_behind() -> None:
+    asked: list[Request] = []
+
+    async def answer() -> Accept:
+        return Accept(Recorder())
+
+    def accept(request: Request) -> Awaitable[Accept | Refuse]:
+        asked.append(request)
+        # The listener closes before the task that awaits this has had its first step.
+        loop.call_soon(listener.close_all, 1001, "")
+        return answer()
+
+    loop = asyncio.get_running_loop()
+    listener = await listen(accept, "127.0.0.1", 0)
+    client = RawClient(*await asyncio.open_connection("127.0.0.1", listener.port))
+    client.send(OFFER)
+    assert (await client.answer())[0] == 503
+    await stop(listener, client)
+    gc.collect()
+    assert len(asked) == 1, "and no coroutine was reported as never awaited"
 
 
 @pytest.mark.parametrize("at_once", [False, True])

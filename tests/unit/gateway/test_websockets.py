@@ -30,7 +30,7 @@ BYTES_EACH = 640
 class Anybody:
     """Takes everybody at their word: `Authorization` is a user and a session."""
 
-    def of_websocket(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
+    def at_once(self, headers: Mapping[str, str], subprotocols: Sequence[str]) -> Identity:
         user, session = headers["authorization"].split()
         return Identity(user_id=user, role="user", zone="eu", via="bearer", session_id=session)
 
