@@ -121,9 +121,9 @@ def open_all(engine: Engine, numbers: range, at_once: int = 64) -> None:
         raise RuntimeError(f"of {len(numbers)} sockets {states}: {engine.statistics()['failures']}")
 
 
-def send_frame(conversation: str, content: str) -> tuple[str, bytes]:
-    """A new message's id and its `send`."""
-    message = uuid7(time.time_ns() // 1_000_000)
+def send_frame(conversation: str, content: str, at_ms: int | None = None) -> tuple[str, bytes]:
+    """A new message's id and its `send`; `at_ms`: the time in the id, if not now."""
+    message = uuid7(time.time_ns() // 1_000_000 if at_ms is None else at_ms)
     fields = {"type": "send", "message_id": message, "conversation_id": conversation, "content": content}
     return message, msgspec.json.encode(fields)
 
