@@ -193,8 +193,8 @@ SCENARIO = Scenario(
         "{ping_s:.0f} s. Over {connections} kept connections come, for each message on a socket: 1 page of newest "
         "messages (a conversation is opened about as often as something is written), 0.6 lists of conversations, 0.25 "
         "new conversations (four messages in each), 0.2 single messages, 0.15 each of models, configuration and the "
-        "account (a page is loaded every seven messages), 0.05 renames, 0.01 logins (sessions last for days), 0.1 sends that "
-        "are answered by SSE, and 0.1 each of streamed and whole chat completions by a key. All are due at random "
+        "account (a page is loaded every seven messages), 0.05 renames, 0.01 logins (sessions last days), 0.1 sends "
+        "that are answered by SSE, and 0.1 each of streamed and whole chat completions by a key. All are due at random "
         "moments (Poisson) for {seconds:.0f} s; none may fail. `api` is all of REST, logins too, which cost what a "
         "password hash is meant to cost. First tokens are those of sockets and of streamed completions."
     ),
