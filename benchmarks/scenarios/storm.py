@@ -120,8 +120,8 @@ SCENARIO = Scenario(
         "{idle:,} clients that only listen and {running} whose answers are on their way, {deltas} pieces "
         "{delay_ms:.0f} ms apart, are at one gateway, which is killed (SIGKILL). Within 100 ms all of them knock at "
         "{others} others, which let in {admitted:,.0f} handshakes a second each and tell the rest when to come again "
-        "(503 with Retry-After), which they obey. Who watched an answer resumes it from the last piece that it saw. Every text "
-        "is compared with what the provider gives."
+        "(503 with Retry-After), which they obey. Who watched an answer resumes it from the last piece that it saw. "
+        "Every text is compared with what the provider gives."
     ),
     floor="Arithmetic: clients ÷ the rate at which they are admitted; `of that` is measured against it.",
     peers="None: what is asked is whether our own bound is kept and used. Clients of others decide by themselves.",
