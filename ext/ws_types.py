@@ -123,9 +123,9 @@ class Limits:
     stuck_s: float = 60.0
     """From `Handler.pause_writing` to `resume_writing`; a peer that needs longer is closed with 4408, however much
     it took meanwhile."""
-    write_high: int = 65_536
+    write_high: int = 16_384
     """Unsent bytes in this process above which `Handler.pause_writing` is called."""
-    write_low: int = 16_384
+    write_low: int = 4_096
     """Unsent bytes in this process down to which `Handler.resume_writing` waits."""
     write_max: int = 1_048_576
     """Unsent bytes in this process at which the connection is dropped as 4408: a handler ignored the pause."""
