@@ -89,7 +89,7 @@ class Taken(Message, frozen=True):
     router: str
 
 
-class Text(Message, frozen=True):
+class Text(Message, frozen=True, gc=False):
     """Delta `seq` (from 0, without gaps within the epoch). Live text and a resumed tail look the same."""
 
     generation: str
@@ -99,7 +99,7 @@ class Text(Message, frozen=True):
     piece: Piece
 
 
-class Life(Message, frozen=True):
+class Life(Message, frozen=True, gc=False):
     """What a heartbeat says of one run; `seq` is its last delta, so that a lost tail is noticed."""
 
     generation: str

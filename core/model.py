@@ -24,7 +24,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     estimated: bool = False
 
 
-class Piece(msgspec.Struct, frozen=True, array_like=True):
+class Piece(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A run of text of one part of an answer: part `i` of kind `k` grows by `d`."""
 
     k: PartKind

@@ -30,6 +30,11 @@ class Connection:
         """Send a binary message."""
     def send_many(self, messages: Iterable[str | bytes]) -> None:
         """Send text messages, in order, as `send_text` does."""
+    def send_encoded(self, frames: bytes) -> None:
+        """Send whole frames as `ext.ws_frames.encode_frame` makes them: what goes to many connections is encoded once.
+
+        They are not checked.
+        """
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping of at most 125 bytes (else ValueError). Silence after it does not close the connection; the
         listener's own heartbeat does that."""

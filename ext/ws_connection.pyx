@@ -413,6 +413,10 @@ cdef class Connection(Metered):
         if self.state == OPEN:
             self.queue(frame(BINARY, <const unsigned char*>PyBytes_AS_STRING(message), len(message)))
 
+    def send_encoded(self, bytes frames not None):
+        if self.state == OPEN and frames:
+            self.queue(frames)
+
     def send_many(self, messages not None):
         cdef list kept = list(messages)
         if self.state == OPEN and kept:

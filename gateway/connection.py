@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from core.errors import ParleyError
-from core.model import Event, Notice, Queued, ServerFrame
+from core.model import Delta, Event, Notice, Queued, ServerFrame
 from ext.ws import Connection, Handler
+from ext.ws_frames import encode_frame
 from gateway import protocol as do
 from gateway.hub import Answer
 from gateway.live import Live
@@ -22,8 +23,13 @@ log = logging.getLogger(__name__)
 
 FRAME_BYTES: Final = 32 * 1024
 CROWDED_MS: Final = 30_000
+TEXT: Final = 1
 
 _encode = msgspec.json.Encoder().encode
+
+
+def _ready(delta: Delta) -> bytes:
+    return encode_frame(TEXT, _encode(delta))
 
 
 class Shared(NamedTuple):
@@ -111,6 +117,11 @@ class Client(Handler):
         connection = self._connection
         if connection is None or self._paused:
             return
+        place = self._session.place(answer.generation)
+        while place is not None and (ready := place.ready(answer, _ready)) is not None:
+            connection.send_encoded(ready)
+            if self._blocked() or place.level(answer):
+                return
         for frame in self._session.frames(answer, FRAME_BYTES):
             connection.send_text(_encode(frame))
             if self._blocked():

@@ -6,7 +6,7 @@ replay and live text (rule 6 of docs/turns.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal
 
 from core import turn as rules
@@ -26,6 +26,7 @@ from core.model import (
 )
 
 ASK_EVERY_S: Final = 0.25
+MAX_READY: Final = 8
 
 Need = Literal["tail", "stored"]
 
@@ -33,9 +34,12 @@ Need = Literal["tail", "stored"]
 class Answer:
     """The text of a generation as this gateway knows it. `pieces[n]` is delta `n` while live; once `stored`, the pieces
     are history's and only the last seq has meaning. `version` changes whenever places in the text lose their meaning.
+
+    `ready`: by index, what goes from there to the present end of the text, as the viewers' connections send it, and the
+    index behind it. Viewers that keep up are all at the same place; at most `MAX_READY` places are remembered.
     """
 
-    __slots__ = ("_asked_at", "end", "epoch", "generation", "heard", "last", "pieces", "stored", "version")
+    __slots__ = ("_asked_at", "end", "epoch", "generation", "heard", "last", "pieces", "ready", "stored", "version")
 
     def __init__(self, generation: str) -> None:
         self.generation = generation
@@ -46,6 +50,7 @@ class Answer:
         self.stored = False
         self.heard = False
         self.version = 0
+        self.ready: dict[int, tuple[bytes, int]] = {}
         self._asked_at = -ASK_EVERY_S
 
     def on_epoch(self, epoch: int) -> None:
@@ -54,6 +59,7 @@ class Answer:
             self.epoch, self.last, self.pieces = epoch, -1, []
             self.heard = False
             self.version += 1
+            self.ready = {}
 
     def on_text(self, now: float, text: Text) -> Need | None:
         """Takes a delta, live or of a resumed tail, only if it is the next one."""
@@ -65,6 +71,8 @@ class Answer:
         if rules.next_delta(text.seq, self.last):
             self.pieces.append(text.piece)
             self.last = text.seq
+            if self.ready:
+                self.ready = {}
             return None
         return self._ask(now) if text.seq > self.last else None
 
@@ -91,11 +99,29 @@ class Answer:
         self.pieces = [piece for increment in increments for piece in increment.pieces]
         self.epoch, self.last, self.stored = self.end.epoch, self.end.seq, True
         self.version += 1
+        self.ready = {}
 
     @property
     def finished(self) -> bool:
         """Whether the end may be shown after this text."""
         return self.end is not None and (self.stored or rules.complete(self.epoch, self.last, self.end))
+
+    def delta(self, index: int, bound: int = MAX_PIECE_BYTES) -> tuple[Delta, int]:
+        """The delta that begins with piece `index`: at most `bound` bytes of one part's text, or one piece. And the
+        index behind it.
+        """
+        pieces = self.pieces
+        first = pieces[index]
+        text, end = first.d, index + 1
+        if end < len(pieces):
+            texts = []
+            kind, part = first.k, first.i
+            for piece in _run(pieces, index, bound):
+                if piece.k != kind or piece.i != part:
+                    break
+                texts.append(piece.d)
+            text, end = "".join(texts), index + len(texts)
+        return Delta(g=self.generation, e=self.epoch, n=end - 1, d=text, k=first.k, i=first.i), end
 
     def _ask(self, now: float) -> Need | None:
         if now - self._asked_at < ASK_EVERY_S:
@@ -126,6 +152,28 @@ class Place:
         """Whether its client, who said it shows this, shows it and perhaps more, all from one text."""
         settled = not (self.resuming or self.snapshot or self.done)
         return settled and epoch == self.epoch and 0 <= seq <= self.seq
+
+    def ready(self, answer: Answer, encode: Callable[[Delta], bytes]) -> bytes | None:
+        """The next delta, encoded once for all viewers that are at this place. None where it is not a delta that comes
+        next, or nothing does: `frames` knows. `encode` must be the same for all viewers of an answer.
+        """
+        if self.version != answer.version or self.resuming or self.snapshot or self.done:
+            return None
+        found = answer.ready.get(self.index)
+        if found is None:
+            if self.index >= len(answer.pieces):
+                return None
+            delta, end = answer.delta(self.index)
+            found = encode(delta), end
+            if len(answer.ready) < MAX_READY:
+                answer.ready[self.index] = found
+        data, self.index = found
+        self.seq = self.index - 1
+        return data
+
+    def level(self, answer: Answer) -> bool:
+        """Whether a viewer that was sent the last delta has nothing else to be told."""
+        return self.index == len(answer.pieces) and answer.end is None
 
     def frames(self, answer: Answer, bound: int = MAX_PIECE_BYTES) -> Iterator[ServerFrame]:
         """What this viewer has not seen, in frames of at most `bound` bytes of text. Take as many as it can hold; ask
@@ -186,15 +234,9 @@ class Place:
         return None
 
     def _delta(self, answer: Answer, bound: int) -> ServerFrame:
-        first = answer.pieces[self.index]
-        end, texts = self.index, []
-        for piece in _run(answer.pieces, self.index, bound):
-            if (piece.k, piece.i) != (first.k, first.i):
-                break
-            texts.append(piece.d)
-            end += 1
-        self.index, self.seq = end, end - 1
-        return Delta(g=answer.generation, e=self.epoch, n=self.seq, d="".join(texts), k=first.k, i=first.i)
+        delta, self.index = answer.delta(self.index, bound)
+        self.seq = self.index - 1
+        return delta
 
     def _snapshot_piece(self, answer: Answer, bound: int) -> Snapshot:
         parts: list[Part] = []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 from core.model import End, Notice, Queued
 from gateway.dispatch import Supervisor
 from gateway.hub import Answer
+
+log = logging.getLogger(__name__)
 
 
 class Viewer(Protocol):
@@ -61,3 +64,26 @@ class Live:
         """Tells every viewer that there is something new."""
         for viewer in list(self.viewers):
             viewer.changed(self.answer)
+
+
+class Telling:
+    """Tells the viewers of answers that changed, once for each turn of the loop, however many batches came in it."""
+
+    __slots__ = ("_changed",)
+
+    def __init__(self) -> None:
+        self._changed: dict[Live, None] = {}
+
+    def soon(self, live: Live) -> None:
+        """Its viewers are told at the end of this turn of the loop."""
+        if not self._changed:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._changed[live] = None
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, {}
+        for live in changed:
+            try:
+                live.tell()
+            except Exception:
+                log.exception("the viewers of %s could not be told", live.answer.generation)

@@ -281,6 +281,10 @@ class Session:
             )
         )
 
+    def place(self, generation: str) -> Place | None:
+        """Where the client is in an answer that it watches."""
+        return self._views.get(generation) if self._views is not None and not self.closed else None
+
     def frames(self, answer: Answer, bound: int) -> Iterator[ServerFrame]:
         """What the client has not seen of this answer; the view ends with the end frame."""
         place = self._views.get(answer.generation) if self._views is not None else None

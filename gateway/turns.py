@@ -36,7 +36,7 @@ from gateway import dispatch as do
 from gateway.buslife import BusLife
 from gateway.dispatch import Effect, Supervisor
 from gateway.hub import Answer, Need
-from gateway.live import Live, Viewer
+from gateway.live import Live, Telling, Viewer
 from gateway.opening import Opened, Opener, answer_key, check_owner, told
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Turns:
         self._clock = clock
         self._config = config
         self._live: dict[str, Live] = {}
+        self._telling = Telling()
         self._held: dict[str, Subscription] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._life = BusLife(bus, clock)
@@ -244,17 +245,17 @@ class Turns:
 
     def _on_batch(self, batch: list[EdgeMessage]) -> None:
         now = self._clock.monotonic()
-        touched: dict[str, Live] = {}
+        lives = self._live
         for message in batch:
-            if isinstance(message, Text):
-                live = self._live.get(message.generation)
+            if type(message) is Text:
+                live = lives.get(message.generation)
                 if live is not None:
-                    self._need(live, live.answer.on_text(now, message))
-                    touched[message.generation] = live
+                    need = live.answer.on_text(now, message)
+                    if need is not None:
+                        self._need(live, need)
+                    self._telling.soon(live)
             else:
                 self._on_message(now, message)
-        for live in touched.values():
-            live.tell()
 
     def _on_message(self, now: float, message: EdgeMessage) -> None:
         if isinstance(message, Beat):
@@ -293,8 +294,10 @@ class Turns:
                 continue
             self._run(live, live.supervisor.on_life(now, life))
             if not rules.stale(life.epoch, live.supervisor.epoch):
+                known = live.answer.heard, live.answer.version
                 self._need(live, live.answer.on_life(now, life.epoch, life.seq))
-                live.tell()
+                if (live.answer.heard, live.answer.version) != known:
+                    self._telling.soon(live)
 
     def _on_no_responders(self, generation: str) -> None:
         live = self._live.get(generation)

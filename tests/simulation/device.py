@@ -35,6 +35,7 @@ from core.model import (
 )
 from gateway.connection import Client
 from tests.simulation.loop import OUTSIDE, Node
+from tests.support.websocket import payload_of
 
 if TYPE_CHECKING:
     from tests.simulation.hosts import GatewayHost
@@ -91,6 +92,10 @@ class Wire:
             self.client.pause_writing()
         self._last = max(self._world.loop.time(), self._last) + self._device.frame_s
         self._world.loop.call_at(self._last, self._arrive, message, context=OUTSIDE)
+
+    def send_encoded(self, frames: bytes) -> None:
+        """Gateway to device: one text frame, as it is written."""
+        self.send_text(payload_of(frames))
 
     def _arrive(self, message: bytes) -> None:
         if not self.open:

@@ -41,6 +41,11 @@ def _length(size: int) -> bytes:
     return b"\x7e" + struct.pack("!H", size) if size < 65_536 else b"\x7f" + struct.pack("!Q", size)
 
 
+def payload_of(frame: bytes) -> bytes:
+    """The payload of one whole, unmasked frame of less than 64 KiB."""
+    return frame[4:] if frame[1] == 126 else frame[2:]
+
+
 def close_body(code: int, reason: str = "") -> bytes:
     return struct.pack("!H", code) + reason.encode()
 

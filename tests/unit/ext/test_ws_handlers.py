@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ext.ws import Accept, Connection, Limits, Listener, Refuse, Request, listen
+from ext.ws_frames import encode_frame
 from tests.support.polling import eventually
 from tests.support.websocket import BINARY, CLOSE, REQUEST, TEXT, Echo, RawClient, Recorder, client_frame, close_body
 from tests.unit.ext.conftest import StartSite
@@ -158,6 +159,22 @@ async def test_an_answer_is_sent_as_it_is_given(at_once: bool) -> None:
     assert (status, headers["www-authenticate"], body) == (401, "Bearer", b"who are you?")
     assert headers["connection"] == "close"
     await stop(listener, client)
+
+
+async def test_what_was_encoded_before_goes_out_in_its_turn(start_site: StartSite) -> None:
+    site = await start_site()
+    client = await site.open()
+    connection = site.handlers[0].connection
+    connection.send_text("one")
+    connection.send_encoded(encode_frame(TEXT, b"two") + encode_frame(BINARY, b"three"))
+    connection.send_encoded(b"")
+    connection.send_text("four")
+    told = [await client.frame() for _ in range(4)]
+    assert told == [(TEXT, b"one"), (TEXT, b"two"), (BINARY, b"three"), (TEXT, b"four")]
+    connection.close()
+    connection.send_encoded(encode_frame(TEXT, b"late"))
+    client.send(client_frame(CLOSE, close_body(1000)))
+    assert (await client.closed())[0] == 1000
 
 
 async def test_who_is_answered_at_once_costs_no_task() -> None:

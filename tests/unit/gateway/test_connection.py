@@ -23,6 +23,7 @@ from gateway.live import Live
 from gateway.turns import Turns
 from tests.support.polling import eventually
 from tests.support.turns import new_end, new_id, new_turn
+from tests.support.websocket import payload_of
 
 OPENED = new_turn(new_id())
 G = generation_id(OPENED.key.conversation_id, OPENED.key.turn_id)
@@ -47,6 +48,9 @@ class Socket:
         self.room -= 1
         if self.room == 0 and self.handler is not None:
             self.handler.pause_writing()
+
+    def send_encoded(self, frames: bytes) -> None:
+        self.send_text(payload_of(frames))
 
     def close(self, code: int, reason: str) -> None:
         self.closed.append((code, reason))

@@ -15,7 +15,7 @@ from core.model import (
     Resumed,
     Snapshot,
 )
-from gateway.hub import ASK_EVERY_S, Answer, Place
+from gateway.hub import ASK_EVERY_S, MAX_READY, Answer, Place
 from tests.support.turns import new_end, new_id, new_turn
 
 G = "gen"
@@ -151,6 +151,37 @@ def test_each_frame_is_told_once() -> None:
     assert list(place.frames(answer)) == []
     answer.on_text(0.0, text(0, 1, "b"))
     assert list(place.frames(answer)) == [delta(1, "b")]
+
+
+def test_what_many_viewers_are_told_is_encoded_once() -> None:
+    answer, encoded = Answer(G), list[Delta]()
+    answer.on_epoch(0)
+    viewers = [Place() for _ in range(5)]
+    for place in viewers:
+        assert list(place.frames(answer)) == []
+
+    def encode(delta: Delta) -> bytes:
+        encoded.append(delta)
+        return delta.d.encode()
+
+    answer.on_text(0.0, text(0, 0, "a"))
+    answer.on_text(0.0, text(0, 1, "b"))
+    assert [place.ready(answer, encode) for place in viewers] == [b"ab"] * 5
+    assert [place.ready(answer, encode) for place in viewers] == [None] * 5
+    answer.on_text(0.0, text(0, 2, "c"))
+    assert viewers[0].ready(answer, encode) == b"c"
+    answer.on_text(0.0, text(0, 3, "d"))
+    assert [place.ready(answer, encode) for place in viewers] == [b"d", *[b"cd"] * 4]
+    assert encoded == [delta(1, "ab"), delta(2, "c"), delta(3, "d"), delta(3, "cd")]
+
+
+def test_places_that_are_behind_share_within_a_bound() -> None:
+    answer = live(*"abcdefghijklmnop")
+    for seq in range(16):
+        place = Place(0, seq - 1)
+        place.version = answer.version
+        assert place.ready(answer, lambda delta: delta.d.encode()) == b"abcdefghijklmnop"[seq:]
+    assert len(answer.ready) == MAX_READY
 
 
 def test_text_that_was_shown_is_dropped_by_a_restart() -> None:

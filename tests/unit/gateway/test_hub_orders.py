@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from core.model import (
     ServerFrame,
     Snapshot,
 )
-from gateway.hub import Answer, Place
+from gateway.hub import MAX_READY, Answer, Place
 from tests.support.turns import new_end, new_id, new_turn
 
 G = "gen"
@@ -142,6 +143,10 @@ def test_a_smaller_bound_holds_for_the_first_piece_of_a_snapshot_too() -> None:
 # --- every interleaving -------------------------------------------------------------------------------------------
 
 
+def state(place: Place) -> list[object]:
+    return [getattr(place, name) for name in Place.__slots__]
+
+
 class World:
     """A turn of several epochs, the hub's knowledge of it, and its viewers."""
 
@@ -208,6 +213,22 @@ class World:
             for frame in itertools.islice(place.frames(self.answer, bound + 1), frames):
                 self.take(client, frame, bound + 1)
 
+    def keep_up(self, _: int, frames: int) -> None:
+        """Viewers whose socket takes everything share what is encoded; it is what each would be told by itself."""
+        for place, client in self.viewers[frames % 2 :: 2]:
+            alone = copy.copy(place)
+            expected = next(alone.frames(self.answer), None)
+            shared = place.ready(self.answer, msgspec.json.encode)
+            if shared is not None:
+                assert isinstance(expected, Delta)
+                assert shared == msgspec.json.encode(expected)
+                assert state(place) == state(alone)
+                assert place.level(self.answer) == (next(alone.frames(self.answer), None) is None)
+                self.take(client, expected, MAX_PIECE_BYTES)
+            elif frames > 4:
+                self.show(MAX_PIECE_BYTES - 1, frames)
+        assert len(self.answer.ready) <= MAX_READY
+
     def take(self, client: Client, frame: ServerFrame, bound: int) -> None:
         client.most = 0
         client.take(frame)
@@ -238,10 +259,27 @@ pieces = st.builds(
     st.text("aé\U0001f600", min_size=1, max_size=4),
 )
 steps = st.sampled_from(
-    ["text", "text", "text", "tail", "life", "known_epoch", "view", "resume", "resume", "bogus", "show", "show"]
+    [
+        "text",
+        "text",
+        "text",
+        "tail",
+        "life",
+        "known_epoch",
+        "view",
+        "resume",
+        "resume",
+        "bogus",
+        "show",
+        "show",
+        "keep_up",
+        "keep_up",
+    ]
 )
 operations = st.lists(st.tuples(steps, st.integers(0, 8), st.integers(0, 8)), max_size=30)
-endings = st.lists(st.tuples(st.sampled_from(["ended", "stored", "show", "text", "resume"]), st.integers(0, 8)))
+endings = st.lists(
+    st.tuples(st.sampled_from(["ended", "stored", "show", "keep_up", "text", "resume"]), st.integers(0, 8))
+)
 
 
 @settings(max_examples=150, deadline=None)
