@@ -29,19 +29,21 @@ def new_id() -> str:
     return uuid7(time.time_ns() // 1_000_000)
 
 
-def tokens(config: Config, count: int) -> list[str]:
-    """Access tokens of `count` new people, each of a session of their own; good for `auth.access_s`."""
+def tokens(config: Config, count: int, users: Sequence[str] = ()) -> list[str]:
+    """Access tokens of `count` new people, or of these `users` in turn, each of a session of its own; good for
+    `auth.access_s`.
+    """
     key = SigningKey.load(config.auth.signing_key)
     sample = AccessTokens(key, config.auth.access_s, SystemClock()).issue(new_id(), new_id(), "user", config.zone)
     head = sample.partition(".")[0].encode()
     now = int(time.time())
 
-    def mint() -> str:
-        claims = Claims(new_id(), new_id(), "user", config.zone, now, now + config.auth.access_s, ISSUER, AUDIENCE)
+    def mint(user: str) -> str:
+        claims = Claims(user, new_id(), "user", config.zone, now, now + config.auth.access_s, ISSUER, AUDIENCE)
         text = head + b"." + _base64(msgspec.json.encode(claims))
         return (text + b"." + _base64(key.sign(text))).decode()
 
-    return [mint() for _ in range(count)]
+    return [mint(users[number % len(users)] if users else new_id()) for number in range(count)]
 
 
 async def _tickets(config: Config, count: int) -> list[str]:

@@ -12,8 +12,9 @@ from benchmarks.native.latency import Latencies
 from benchmarks.sites import Site
 
 OPEN_S = 120.0
-STEP_S = 0.01
+STEP_S = 0.001
 SETTLE_S = 10.0
+LEAVE_S = 0.01
 ANSWER_S = 5.0
 
 
@@ -48,7 +49,7 @@ class Crowd:
             states = self.engine.states(numbers)
             if not done or states.get("open", 0) < len(numbers):
                 raise CrowdFailed(f"{states} of {len(numbers)}: {self.engine.statistics()}")
-            self._until(lambda: self.frames >= before + site.greetings * len(numbers), SETTLE_S)
+            self.wait_for(before + site.greetings * len(numbers))
             return time.monotonic() - began
 
     def join(self, site: Site, count: int, *, at_once: int = 64) -> range:
@@ -76,9 +77,18 @@ class Crowd:
         self.engine.run(SETTLE_S)
 
     def receive(self, frames: int, within_s: float) -> None:
-        """Reads until so many more text frames have come than before `reset`. Raises `CrowdFailed`."""
+        """Reads until so many text frames have come since the last reset. Raises `CrowdFailed`."""
         with self._working():
-            self._until(lambda: self.frames >= frames, within_s)
+            self.wait_for(frames, within_s)
+
+    def wait_for(self, frames: int, within_s: float = SETTLE_S) -> None:
+        """As `receive`, as a part of other work."""
+        self._until(lambda: self.frames >= frames, within_s)
+
+    def receive_bytes(self, count: int, within_s: float) -> None:
+        """Reads until so many bytes, with heads of frames, have come since the last reset. Raises `CrowdFailed`."""
+        with self._working():
+            self._until(lambda: self.received >= count, within_s)
 
     def hold(self, seconds: float) -> None:
         """Answers heartbeats and nothing else."""
@@ -91,7 +101,7 @@ class Crowd:
     def leave(self, numbers: Sequence[int]) -> None:
         """Ends them at once."""
         self.engine.end(numbers, "rst")
-        self.engine.run(STEP_S, until="time")
+        self.engine.run(LEAVE_S, until="time")
 
     @property
     def frames(self) -> int:

@@ -81,6 +81,8 @@ def gateway(bench: Bench, **settings: Any) -> Iterator[Site]:
 OPEN_DOORS: dict[str, Any] = {
     "max_connections": FILES,
     "handshakes_per_s": 0.0,
+    "frames_per_s": 0.0,
+    "bytes_per_s": 0.0,
     "unready_s": 0.0,
     "drain_s": 1.0,
 }
@@ -122,6 +124,7 @@ def _centrifugo(port: int) -> dict[str, Any]:
 
 
 def _connects(count: int) -> list[bytes]:
+    """Commands to connect, each as somebody else."""
     head = _part({"alg": "HS256", "typ": "JWT"})
 
     def connect() -> bytes:

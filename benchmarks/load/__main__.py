@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.load import admit, completions, engine, floor
+from benchmarks.load import admit, completions, edge, engine, floor
 from benchmarks.load.peer import Gone, Peer
 
 Generator = Callable[[Peer, Any], Awaitable[None]]
@@ -18,6 +18,7 @@ Generator = Callable[[Peer, Any], Awaitable[None]]
 GENERATORS: dict[str, Generator] = {
     "completions": completions.run,
     "admit": admit.run,
+    "edge": edge.run,
     "engine": engine.run,
     "floor": floor.run,
 }
