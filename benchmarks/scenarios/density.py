@@ -85,9 +85,9 @@ SCENARIO = Scenario(
         "transport and one small object. It has no heartbeat, no limits and no close handshake."
     ),
     peers=(
-        "Compression is off everywhere, and so are heartbeats where a library starts none by itself; picows has read "
+        "Compression and heartbeats are off everywhere; picows has read "
         "buffers of 2 KiB instead of 16, Centrifugo pooled write buffers and read buffers of 1 KiB. Only Centrifugo "
-        "and our gateway authenticate, and only these two and our listener have heartbeats, every 25 s."
+        "and our gateway authenticate; only our gateway and our listener have heartbeats, every 25 s."
     ),
     misleads=(
         "Idle is the cheapest state: a connection that reads slowly may hold up to the write limit. A process's RSS "
