@@ -81,13 +81,13 @@ async def _listener(seed: int, first: int, count: int, until: float) -> tuple[in
     findings: list[Finding] = []
     numbers = iter(range(first, first + count))
     done = 0
-    server = await listener.start()
+    site = await listener.Site.start()
 
     async def lane() -> None:
         nonlocal done
         for number in numbers:
             try:
-                await listener.talk(generator(seed, LISTENER, number), server.port)
+                await listener.talk(generator(seed, LISTENER, number), site)
             except Exception:
                 findings.append(Finding(LISTENER, seed, number, traceback.format_exc()))
             done += 1
@@ -95,7 +95,7 @@ async def _listener(seed: int, first: int, count: int, until: float) -> tuple[in
                 return
 
     await asyncio.gather(*(lane() for _ in range(AT_ONCE)))
-    server.stop_accepting()
-    if not await server.wait_closed(5):
-        findings.append(Finding(LISTENER, seed, first, f"{server.connections} connections did not end"))
+    left = await site.stop()
+    if left:
+        findings.append(Finding(LISTENER, seed, first, f"{left} connections did not end"))
     return done, findings
