@@ -19,6 +19,25 @@ HANDSHAKES = (
     REQUEST.replace(b"\r\n\r\n", b"\r\n" + b"".join(b"X-%d: %d\r\n" % (n, n) for n in range(56)) + b"\r\n"),
 )
 
+_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+PROXY_HEADERS = (
+    _SIGNATURE + b"\x21\x11\x00\x0c" + bytes((203, 0, 113, 9, 192, 0, 2, 1)) + b"\x15\xb3\x01\xbb",
+    _SIGNATURE + b"\x21\x21\x00\x24" + bytes(range(32)) + b"\x15\xb3\x01\xbb",
+    _SIGNATURE + b"\x21\x11\x00\x13" + bytes(12) + b"\x03\x00\x04\x01\x02\x03\x04",
+    _SIGNATURE + b"\x20\x00\x00\x00",
+    _SIGNATURE + b"\x21\x00\x00\x05hello",
+)
+PROXY_WORDS = (
+    _SIGNATURE,
+    b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
+    b"\x20",
+    b"\x21",
+    b"\x11",
+    b"\x12",
+    b"\x31",
+    b"\x04\x00",
+)
+
 HANDSHAKE_WORDS = (
     b"\r\n", b"\r\n\r\n", b"\n", b"\r", b": ", b":", b" ", b"\t", b",", b"GET ", b"POST ", b"HTTP/1.1", b"HTTP/1.0",
     b"HTTP/2.0", b"Host: a\r\n", b"Upgrade: websocket\r\n", b"Connection: Upgrade\r\n", b"Connection: close\r\n",

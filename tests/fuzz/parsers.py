@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 from typing import Any
 
 from ext import ws_frames, ws_handshake, ws_reference
 from ext.ws_answers import FAILURES, HandshakeError
-from tests.fuzz.corpus import FRAGMENTS, FRAME_WORDS, HANDSHAKE_WORDS, HANDSHAKES, MESSAGE_BYTES, conversation
+from ext.ws_proxy import MAX_BYTES, ProxyError, parse_proxy
+from tests.fuzz.corpus import (
+    FRAGMENTS,
+    FRAME_WORDS,
+    HANDSHAKE_WORDS,
+    HANDSHAKES,
+    MESSAGE_BYTES,
+    PROXY_HEADERS,
+    PROXY_WORDS,
+    conversation,
+)
 from tests.fuzz.mutations import cut, mutate
 
 STATUSES = frozenset({400, 405, 426, 431, 505})
@@ -52,3 +63,29 @@ def _upgrade(kernel: Any, head: bytes) -> tuple[object, ...]:
     assert refused.status in STATUSES
     assert refused.encode().startswith(b"HTTP/1.1 %d " % refused.status)
     return refused.status, refused.message, refused.headers
+
+
+def proxy(rng: random.Random) -> None:
+    """A PROXY header as it arrives: once it is told or refused, nothing that follows changes that."""
+    data = mutate(rng, rng.choice(PROXY_HEADERS), PROXY_WORDS, most=3) + rng.choice((b"", b"GET / HTTP/1.1\r\n"))
+    told = None
+    for end in range(len(data) + 1):
+        now = _proxy(data[:end])
+        assert told is None or now == told, (told, now)
+        told = now
+    assert told is not None or len(data) < MAX_BYTES, "an incomplete header is bounded"
+
+
+def _proxy(data: bytes) -> object:
+    try:
+        found = parse_proxy(data)
+    except ProxyError as refused:
+        return str(refused)
+    if found is None:
+        return None
+    size, client = found
+    assert 16 <= size <= min(len(data), MAX_BYTES)
+    if client is not None:
+        ipaddress.ip_address(client[0])
+        assert 0 <= client[1] < 65536
+    return found

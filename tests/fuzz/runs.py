@@ -18,6 +18,7 @@ from tests.fuzz.mutations import generator
 TARGETS: dict[str, Callable[[Random], None]] = {
     "frames": parsers.frames,
     "handshake": parsers.handshake,
+    "proxy": parsers.proxy,
     "session": session.session,
 }
 LISTENER = "listener"
