@@ -24,6 +24,7 @@ only with `--peers`. `reference`: our own plain version of a kernel."""
 Feeds = Literal[
     "rss_kib_per_connection",
     "kernel_kib_per_connection",
+    "rss_mib_per_gateway",
     "idle_cpu_us_per_connection_s",
     "handshakes_per_core_s",
     "cpu_us_per_message",

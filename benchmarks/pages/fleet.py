@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ ONLINE = (1_000, 10_000, 100_000, 1_000_000)
 SOCKETS = 1.2  # connections of one user who is online: most have one device open
 TURNS = 6.0  # an hour, of one user who is online
 DELTAS = 400.0  # of one answer
+PER_PROCESS = 15_000  # connections of one gateway process: `gateway.max_connections`
 SHARE = 0.5  # of a core that is used at the busiest time
 KIB_PER_GIB = 2**20
 
@@ -28,6 +30,7 @@ class Input(NamedTuple):
 INPUTS: Mapping[Feeds, Input] = {
     "rss_kib_per_connection": Input("memory of the gateway for an idle connection, all its state", "KiB"),
     "kernel_kib_per_connection": Input("memory of the kernel for it, our end", "KiB"),
+    "rss_mib_per_gateway": Input("memory of a gateway process without connections", "MiB"),
     "idle_cpu_us_per_connection_s": Input("CPU of the gateway for it, idle", "µs/s"),
     "handshakes_per_core_s": Input("handshakes with authentication, of one core", "1/s"),
     "cpu_us_per_message": Input("CPU of the gateway for a small message and its answer", "µs"),
@@ -115,7 +118,13 @@ def derived(values: Mapping[Feeds, float]) -> list[list[str]]:
 
 def _memory_gib(users: int, values: Mapping[Feeds, float]) -> float | None:
     rss, kernel = values.get("rss_kib_per_connection"), values.get("kernel_kib_per_connection", 0.0)
-    return users * SOCKETS * (rss + kernel) / KIB_PER_GIB if rss else None
+    base = values.get("rss_mib_per_gateway", 0.0) * 1024 * _gateways(users, values)
+    return (users * SOCKETS * (rss + kernel) + base) / KIB_PER_GIB if rss else None
+
+
+def _gateways(users: int, values: Mapping[Feeds, float]) -> float:
+    """Processes, at least two: one may be lost."""
+    return max(2, math.ceil(users * SOCKETS / PER_PROCESS))
 
 
 def _cores(users: int, values: Mapping[Feeds, float]) -> float | None:
@@ -138,7 +147,8 @@ def _back_s(users: int, values: Mapping[Feeds, float]) -> float | None:
 
 
 _WANTED = (
-    ("connections' memory, GiB", _memory_gib),
+    ("gateway processes", _gateways),
+    ("their memory and the kernel's, GiB", _memory_gib),
     ("cores of gateways and routers", _cores),
     ("text to clients, Mbit/s", _megabits),
     ("all connect anew, s", _back_s),
@@ -154,7 +164,8 @@ def _formulas() -> Sequence[str]:
     return [
         f"connections = users × {SOCKETS:g}; turns a second = users × {TURNS:g} ÷ 3,600; "
         f"deltas of an answer = {DELTAS:g}",
-        "memory = connections × (gateway's + kernel's KiB) ÷ 2^20",
+        f"gateway processes = connections ÷ {PER_PROCESS:,} (`gateway.max_connections`), at least 2",
+        "memory = connections × (gateway's + kernel's KiB) ÷ 2^20 + processes × MiB of one ÷ 2^10",
         f"cores = (connections × idle CPU + turns a second × (CPU of a turn + {DELTAS:g} × CPU of a delta)) ÷ "
         f"{SHARE:g}, because at the busiest time a core should be {percent(SHARE)} used. The deltas that the measured "
         "turn streams are counted twice: the error is on the safe side",

@@ -111,7 +111,7 @@ SCENARIO = Scenario(
             unit="KiB",
             feeds="kernel_kib_per_connection",
         ),
-        Metric(key="base", label="RSS of the process without connections", unit="MiB"),
+        Metric(key="base", label="RSS of the process without connections", unit="MiB", feeds="rss_mib_per_gateway"),
         Metric(
             key="idle_cpu",
             label="CPU for each connection and second",

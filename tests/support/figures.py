@@ -69,6 +69,7 @@ IDLE = Scenario(
             feeds="rss_kib_per_connection",
         ),
         Metric(key="kernel", label="kernel memory for each", unit="KiB", feeds="kernel_kib_per_connection"),
+        Metric(key="base", label="RSS without any", unit="MiB", feeds="rss_mib_per_gateway"),
         Metric(
             key="rate",
             label="frames out",
@@ -85,7 +86,9 @@ IDLE = Scenario(
     tiny=Sizes(sockets=10),
     contestants=[
         contestant(
-            "Parley", "ours", {"rss": 3.9, "kernel": 4.4, "rate": 80_000.0, "p99": (0.3, 0.5, 7.0), "lost": 0.0}
+            "Parley",
+            "ours",
+            {"rss": 3.9, "kernel": 4.4, "base": 93.0, "rate": 80_000.0, "p99": (0.3, 0.5, 7.0), "lost": 0.0},
         ),
         contestant("floor", "floor", {"rss": 1.3, "kernel": 4.4, "rate": 91_000.0, "p99": (0.2, 0.3, 1.2)}),
         contestant("picows", "peer", {"rss": 8.6, "rate": 96_000.0, "p99": (0.3, 0.45, 2.0)}, generator=0.93),

@@ -120,9 +120,9 @@ def test_a_fleet_is_computed_from_what_was_measured(found: results.Results) -> N
     rows = dict(fleet.derived(values))
     assert rows["idle connections for each GiB of the gateway's memory"] == f"{2**20 / 3.9:,.0f}"
     text = markdown.render(fleet.blocks(found))
-    memory = 1_000_000 * fleet.SOCKETS * (3.9 + 4.4) / 2**20
+    memory = 1_000_000 * fleet.SOCKETS * (3.9 + 4.4) / 2**20 + 80 * 93 / 1024
     cores = 1_000_000 * (fleet.SOCKETS * 4 + fleet.TURNS / 3600 * (5_000 + fleet.DELTAS * 3)) / 1e6 / fleet.SHARE
-    assert f"| 1,000,000 | {number(memory)} | {number(cores)} |" in text
+    assert f"| 1,000,000 | 80 | {number(memory)} | {number(cores)} |" in text
     assert "| CPU of the gateway for a small message and its answer | not measured |  |" in text
 
 
