@@ -10,19 +10,19 @@ import argparse
 import sys
 import time
 
-from tests.fuzz.runs import LISTENER, TARGETS, run
+from tests.fuzz.runs import GATEWAY, LISTENER, TARGETS, run
 
 BATCH = 5_000
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Seeded mutation fuzzing.")
-    parser.add_argument("--target", choices=(*TARGETS, LISTENER), action="append", help="default: all")
+    parser.add_argument("--target", choices=(*TARGETS, LISTENER, GATEWAY), action="append", help="default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60.0, help="for all targets together")
     parser.add_argument("--only", type=int, help="the number of one execution")
     options = parser.parse_args()
-    targets = options.target or (*TARGETS, LISTENER)
+    targets = options.target or (*TARGETS, LISTENER, GATEWAY)
     found = 0
     for target in targets:
         began = time.monotonic()

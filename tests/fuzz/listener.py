@@ -8,7 +8,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 from ext import ws_reference
 from ext.ws import Accept, Connection, Handler, Limits, Listener, Request, listen
@@ -48,62 +47,65 @@ async def _accept_later(request: Request) -> Accept:
     return _accept(request)
 
 
-class Site(NamedTuple):
-    """`loose` has no rates and accepts at once; `tight` has low ones and takes a while to accept."""
+class Site:
+    """Two listeners: one has no rates and accepts at once, the tight one has low rates and takes a while to accept."""
 
-    loose: Listener
-    tight: Listener
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
 
-    @classmethod
-    async def start(cls) -> Site:
-        loose = await listen(_accept, "127.0.0.1", 0, LIMITS)
-        return cls(loose, await listen(_accept_later, "127.0.0.1", 0, TIGHT))
+    async def start(self) -> None:
+        self._listeners = [
+            await listen(_accept, "127.0.0.1", 0, LIMITS),
+            await listen(_accept_later, "127.0.0.1", 0, TIGHT),
+        ]
 
     async def stop(self) -> int:
         """How many connections did not end by themselves."""
         left = 0
-        for listener in self:
+        for listener in self._listeners:
             listener.stop_accepting()
             if not await listener.wait_left(5):
                 left += listener.connections
             await listener.wait_closed(0)
         return left
 
+    async def talk(self, rng: random.Random) -> None:
+        """One connection: what it says in pieces, then the end of its side, sometimes a reset instead."""
+        said = b"".join(_said(rng))
+        tight = rng.randrange(4) == 0
+        async with asyncio.timeout(ANSWER_S):
+            answer = await converse(rng, self._listeners[tight].port, said)
+        if answer is not None:
+            check(said, answer, tight)
 
-async def talk(rng: random.Random, site: Site) -> None:
-    """One connection: what it says in pieces, then the end of its side, sometimes a reset instead."""
-    said = b"".join(_said(rng))
-    tight = rng.randrange(4) == 0
+
+async def converse(rng: random.Random, port: int, said: bytes) -> bytes | None:
+    """Says it in pieces; gives all that came back. None where it was ended by a reset: ours, or the other side's after
+    we went on behind our own close frame.
+    """
+    loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setblocking(False)
         try:
-            async with asyncio.timeout(ANSWER_S):
-                answer = await _converse(rng, sock, site.tight.port if tight else site.loose.port, said)
+            await loop.sock_connect(sock, ("127.0.0.1", port))
+            for piece in cut(rng, said):
+                await loop.sock_sendall(sock, piece)
+                for _ in range(rng.randrange(3)):
+                    await asyncio.sleep(0)
+            if rng.randrange(16) == 0:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return None
+            for _ in range(rng.randrange(30)):  # who shuts its side has left: what is still at work here is cancelled
+                await asyncio.sleep(0)
+            sock.shutdown(socket.SHUT_WR)
+            answer = b""
+            while more := await loop.sock_recv(sock, 65536):
+                answer += more
+            return answer
         except OSError:
             # A peer that goes on after its own close frame is not waited for, and what it sent then resets all.
             assert _goes_on_after_close(said), "reset"
-            return
-        if answer is None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return
-    check(said, answer, tight)
-
-
-async def _converse(rng: random.Random, sock: socket.socket, port: int, said: bytes) -> bytes | None:
-    """All that came back; None where the end shall be a reset."""
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(sock, ("127.0.0.1", port))
-    for piece in cut(rng, said):
-        await loop.sock_sendall(sock, piece)
-        for _ in range(rng.randrange(3)):
-            await asyncio.sleep(0)
-    if rng.randrange(16) == 0:
-        return None
-    sock.shutdown(socket.SHUT_WR)
-    answer = b""
-    while more := await loop.sock_recv(sock, 65536):
-        answer += more
-    return answer
+            return None
 
 
 def _said(rng: random.Random) -> tuple[bytes, bytes]:
@@ -132,7 +134,7 @@ def check(said: bytes, answer: bytes, tight: bool) -> None:
         assert len(said) - end - 4 > MESSAGE_BYTES, "more than a message before the answer"
         return
     assert _status(answer) == 101, answer
-    told = list(_frames(answer[answer.index(b"\r\n\r\n") + 4 :]))
+    told = list(frames_of(answer[answer.index(b"\r\n\r\n") + 4 :]))
     expected, pings = _expected(said[end + 4 :])
     said_back = [event for event in told if event[0] != PONG]
     pongs = [payload for opcode, payload in told if opcode == PONG]
@@ -180,7 +182,7 @@ def _expected(frames: bytes) -> tuple[Told, list[object]]:
     return told, pings
 
 
-def _frames(data: bytes) -> Iterator[tuple[int, object]]:
+def frames_of(data: bytes) -> Iterator[tuple[int, object]]:
     at = 0
     while at < len(data):
         first, size = data[at], data[at + 1]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from tests.fuzz import listener, parsers, session
+from tests.fuzz import gateway, listener, parsers, session
 from tests.fuzz.mutations import generator
 
 TARGETS: dict[str, Callable[[Random], None]] = {
@@ -22,6 +22,7 @@ TARGETS: dict[str, Callable[[Random], None]] = {
     "session": session.session,
 }
 LISTENER = "listener"
+GATEWAY = "gateway"
 AT_ONCE = 16
 MOST_FINDINGS = 20
 
@@ -55,8 +56,8 @@ def run(target: str, seed: int, first: int, count: int, until: float = float("in
     root.addHandler(records)
     root.setLevel(logging.INFO)
     try:
-        if target == LISTENER:
-            done, findings = uvloop.run(_listener(seed, first, count, until))
+        if target in (LISTENER, GATEWAY):
+            done, findings = uvloop.run(_served(target, seed, first, count, until))
         else:
             done, findings = _direct(target, seed, first, count, until)
     finally:
@@ -78,19 +79,20 @@ def _direct(target: str, seed: int, first: int, count: int, until: float) -> tup
     return count, findings
 
 
-async def _listener(seed: int, first: int, count: int, until: float) -> tuple[int, list[Finding]]:
+async def _served(target: str, seed: int, first: int, count: int, until: float) -> tuple[int, list[Finding]]:
     findings: list[Finding] = []
     numbers = iter(range(first, first + count))
     done = 0
-    site = await listener.Site.start()
+    site = listener.Site() if target == LISTENER else gateway.Site()
+    await site.start()
 
     async def lane() -> None:
         nonlocal done
         for number in numbers:
             try:
-                await listener.talk(generator(seed, LISTENER, number), site)
+                await site.talk(generator(seed, target, number))
             except Exception:
-                findings.append(Finding(LISTENER, seed, number, traceback.format_exc()))
+                findings.append(Finding(target, seed, number, traceback.format_exc()))
             done += 1
             if time.monotonic() >= until or len(findings) >= MOST_FINDINGS:
                 return
@@ -98,5 +100,5 @@ async def _listener(seed: int, first: int, count: int, until: float) -> tuple[in
     await asyncio.gather(*(lane() for _ in range(AT_ONCE)))
     left = await site.stop()
     if left:
-        findings.append(Finding(LISTENER, seed, first, f"{left} connections did not end"))
+        findings.append(Finding(target, seed, first, f"{left} connections did not end"))
     return done, findings

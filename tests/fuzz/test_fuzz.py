@@ -15,7 +15,8 @@ SEED = 4
 
 
 @pytest.mark.parametrize(
-    ("target", "count"), [("frames", 1500), ("handshake", 2500), ("proxy", 500), ("session", 800), ("listener", 300)]
+    ("target", "count"),
+    [("frames", 1500), ("handshake", 2500), ("proxy", 500), ("session", 800), ("listener", 300), ("gateway", 200)],
 )
 def test_nothing_is_found(target: str, count: int) -> None:
     done, findings = runs.run(target, SEED, 0, count)
