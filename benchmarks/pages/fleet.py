@@ -36,7 +36,7 @@ INPUTS: Mapping[Feeds, Input] = {
     "cpu_us_per_message": Input("CPU of the gateway for a small message and its answer", "µs"),
     "cpu_us_per_delta": Input("CPU of the gateway for a delta, from the bus to a socket", "µs"),
     "wire_bytes_per_delta": Input("bytes on the wire for a delta", "B"),
-    "cpu_ms_per_turn": Input("CPU of gateways and routers for a turn", "ms"),
+    "cpu_ms_per_turn": Input("CPU for a turn: gateways, routers, workers, PostgreSQL, NATS, Redis", "ms"),
 }
 
 
@@ -81,8 +81,8 @@ def blocks(results: Results) -> list[Block]:
         Text("The formulas, with the assumptions that you should replace by what you know of your users:"),
         Bullets(_formulas()),
         Text(
-            "This counts gateways and routers. PostgreSQL, NATS, Redis and what the models cost come on top; and so "
-            "does one more machine than needed, so that one may be lost."
+            "Memory is that of gateways: routers, PostgreSQL, NATS and Redis have theirs. The models, and one more machine "
+            "than needed so that one may be lost, come on top."
         ),
     ]
 
@@ -109,8 +109,8 @@ def derived(values: Mapping[Feeds, float]) -> list[list[str]]:
         rows.append(["deltas a second from the bus to sockets, one core", f"{1e6 / delta:,.0f}"])
         rows.append(["CPU for a million of them (one token each)", f"{number(delta)} s"])
     if turn := values.get("cpu_ms_per_turn"):
-        rows.append(["turns a second, one core for gateways and routers", f"{1e3 / turn:,.0f}"])
-        rows.append(["CPU for a million turns, gateways and routers", f"{number(turn * 1e3 / 3600)} h"])
+        rows.append(["turns a second, one core for all parts", f"{1e3 / turn:,.0f}"])
+        rows.append(["CPU for a million turns, all parts", f"{number(turn * 1e3 / 3600)} h"])
     if wire := values.get("wire_bytes_per_delta"):
         rows.append(["wire for a million deltas (one token each)", f"{number(wire)} MB"])
     return rows
@@ -149,7 +149,7 @@ def _back_s(users: int, values: Mapping[Feeds, float]) -> float | None:
 _WANTED = (
     ("gateway processes", _gateways),
     ("their memory and the kernel's, GiB", _memory_gib),
-    ("cores of gateways and routers", _cores),
+    ("cores, all parts", _cores),
     ("text to clients, Mbit/s", _megabits),
     ("all connect anew, s", _back_s),
 )

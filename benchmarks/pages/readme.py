@@ -16,13 +16,15 @@ def render(results: Results) -> str:
     rows = [row for section in results.sections.values() for row in headlines(section, everything=False)]
     if not rows:
         return f"{BEGIN}\n{END}"
-    machine = results.used[0].machine
+    runs = results.used
+    machine, last = runs[-1].machine, runs[-1]
+    several = f" and {len(runs) - 1} earlier" if len(runs) > 1 else ""
     found: list[Block] = [
         Text(
             f"On {machine.cores} cores of {machine.processor} with {machine.memory_gib:.0f} GiB, load generators and "
-            "all servers included; medians. The [report](docs/benchmarks/report.md) has the rest: spreads, every peer, "
-            "how it was measured and how it could mislead, and what a fleet needs (with charts: "
-            "[report.html](docs/benchmarks/report.html))."
+            f"all servers included; medians; revision `{last.revision or 'unknown'}` of {last.at}{several}. The "
+            "[report](docs/benchmarks/report.md) has the rest: spreads, every peer, how it was measured and how it "
+            "could mislead, and what a fleet needs (with charts: [report.html](docs/benchmarks/report.html))."
         ),
         Table(["what", "Parley", "÷ floor", "best peer", "goal", "reached"], rows, [1], words=[3, 4]),
     ]
