@@ -81,8 +81,8 @@ def blocks(results: Results) -> list[Block]:
         Text("The formulas, with the assumptions that you should replace by what you know of your users:"),
         Bullets(_formulas()),
         Text(
-            "Memory is that of gateways: routers, PostgreSQL, NATS and Redis have theirs. The models, and one more machine "
-            "than needed so that one may be lost, come on top."
+            "Memory is that of gateways: routers, PostgreSQL, NATS and Redis have theirs. The models, and one more "
+            "machine than needed so that one may be lost, come on top."
         ),
     ]
 
