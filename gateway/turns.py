@@ -37,7 +37,8 @@ from gateway.buslife import BusLife
 from gateway.dispatch import Effect, Supervisor
 from gateway.hub import Answer, Need
 from gateway.live import Live, Telling, Viewer
-from gateway.opening import Opened, Opener, answer_key, check_owner, told
+from gateway.opening import Opened, Opener, check_owner, told
+from gateway.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Turns:
         self.edge = edge
         self._bus = bus
         self._history = history
+        self._rows = Rows(history, clock)
         self._limits = limits
         self._opener = opener
         self._clock = clock
@@ -173,17 +175,18 @@ class Turns:
 
     async def read(self, user: str, generation: str) -> Turn:
         """The row of an answer whose conversation is the user's. Raises `ParleyError` `not_found`."""
-        key = answer_key(generation)
-        home, row = await asyncio.gather(told(self._history.home(key.conversation_id)), told(self._history.read(key)))
+        return (await self._read(user, generation))[0]
+
+    async def _read(self, user: str, generation: str) -> tuple[Turn, float]:
+        home, row, asked_at = await self._rows.read(generation)
         check_owner(home, user, "generation_id")
         if row is None:
             raise ParleyError("not_found", "There is no such answer.", param="generation_id")
-        return row
+        return row, asked_at
 
     async def find(self, user: str, generation: str) -> Live:
-        """The answer, read from history if it is not supervised here yet. Raises `ParleyError` `not_found`."""
-        asked_at = self._clock.monotonic()
-        row = await self.read(user, generation)
+        """The answer, as history has it now. Raises `ParleyError` `not_found`."""
+        row, asked_at = await self._read(user, generation)
         return self._known(user, generation, row, asked_at)
 
     async def cancel(self, user: str, generation: str) -> EndFrame:

@@ -4,22 +4,20 @@ telling all that they have to tell.
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 import psutil
 
 from cli.layout import read_json
-from core.compose import administration
-from core.config import Config, Model
 from tests.support.child import Child, free_port, says
+from tests.support.own import LONG, long_model
 from tests.support.stack import Stack
 
-LONG = "long"
+__all__ = ["LONG", "Apart", "apart_from"]
+
 HEARTBEAT_S = 1
 CONNECTIONS = 40
 
@@ -80,17 +78,10 @@ class Apart:
 @contextmanager
 def apart_from(stack: Stack, folder: Path) -> Iterator[Apart]:
     """Both, running; as long as they do there is a model beside the stack's own whose answers may be long."""
-    made, models = Apart(stack, folder), stack.config.models
-    long = msgspec.structs.replace(models[0], alias=LONG, context_window=10**6, max_output=4 * 10**5)
-    try:
-        asyncio.run(_seed(stack.config, (*models, long)))
-        made.start()
-        yield made
-    finally:
-        made.kill()
-        asyncio.run(_seed(stack.config, models))
-
-
-async def _seed(config: Config, models: Sequence[Model]) -> None:
-    async with administration(config) as (_, catalog):
-        await catalog.seed(models)
+    made = Apart(stack, folder)
+    with long_model(stack):
+        try:
+            made.start()
+            yield made
+        finally:
+            made.kill()

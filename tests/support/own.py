@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from cli.layout import read_json
+from core.compose import administration
+from core.config import Config, Model
 from tests.support.child import Child, free_port, says
 from tests.support.stack import Stack
 
 READY = b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 START_S = 30.0
+LONG = "long"
+
+
+@contextmanager
+def long_model(stack: Stack) -> Iterator[str]:
+    """A model beside the stack's own whose answers may be long: its name. For parts that start meanwhile."""
+    models = stack.config.models
+    long = msgspec.structs.replace(models[0], alias=LONG, context_window=10**6, max_output=4 * 10**5)
+    try:
+        asyncio.run(_seed(stack.config, (*models, long)))
+        yield LONG
+    finally:
+        asyncio.run(_seed(stack.config, models))
+
+
+async def _seed(config: Config, models: Sequence[Model]) -> None:
+    async with administration(config) as (_, catalog):
+        await catalog.seed(models)
 
 
 class OwnPart(Child):
