@@ -18,8 +18,9 @@ from core.redis import Redis
 RENEW_S: Final = 10.0
 AGAIN_S: Final = 8 * 3600.0
 RETRY_S: Final = 1.0
-# Notes of this long leave together: who just connected misses no event that matters, and 5,000 a second are 100 calls.
-GATHER_S: Final = 0.02
+# The notes of this long leave together: a call for one costs more CPU than the handshake that caused it, and who has
+# just connected has just read everything.
+GATHER_S: Final = 0.1
 BATCH: Final = 100
 
 _AWAY: Final = (Unavailable, Unknown, redis.exceptions.RedisError)
