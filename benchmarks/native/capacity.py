@@ -62,7 +62,7 @@ def _measure(size: Size, port: int) -> Capacity:
         )
         engine.open(sockets, at_once=64)
         handshakes = _per_cpu_s(engine, size.sockets, "opened")
-        engine.send(sockets, b"x" * FRAME_BYTES, count=size.sends, rate=size.rate)
+        engine.send(sockets, b"x" * FRAME_BYTES, count=size.sends, rate=size.rate, timeout_s=PHASE_S)
         sends = _per_cpu_s(engine, size.sends, "answered", keep=True)
         late = Latencies(engine.histogram("late"))
         engine.reset()
