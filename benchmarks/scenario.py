@@ -56,9 +56,9 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that is measured. `key` is unique in the scenario; `label` is read beside the unit in the report.
 
-    `more`: more is better. `per`: what `Value.at` counts, where the figure is taken at several loads ("pings/s"); such
-    a metric is drawn as a curve. `chart`: drawn, not only told. `headline`: told at the head of the report and in
-    README. `feeds`: see `Feeds`; the unit must be that one's.
+    `more`: more is better. `per`: what `Value.at` counts, where the figure is taken at several loads ("pings/s").
+    `chart`: drawn, not only told: as bars, or over its loads as lines. `headline`: told at the head of the report and
+    in README. `feeds`: see `Feeds`; the unit must be that one's.
     """
 
     key: str

@@ -221,7 +221,7 @@ def _share(section: Section, entrant: Entrant) -> str:
 
 def _charts(section: Section) -> Iterator[Block]:
     kinds = _kinds(section.measured)
-    for metric in section.described.metrics:
+    for metric in (metric for metric in section.described.metrics if metric.chart):
         bound = (metric.goal.most or metric.goal.least) if metric.goal else None
         if metric.per:
             series = [
@@ -232,7 +232,7 @@ def _charts(section: Section) -> Iterator[Block]:
             if series and any(len(one.points) > 1 for one in series):
                 title = f"{metric.label}, over {metric.per}"
                 yield Chart(title, svg.lines(title, metric.unit, metric.per, series, bound))
-        elif metric.chart:
+        else:
             rows = [
                 svg.Bar(name, kind, found[0].median, found[0].low, found[0].high, "†" if section.busy(name) else "")
                 for name, kind in kinds.items()

@@ -79,7 +79,9 @@ IDLE = Scenario(
             chart=True,
             headline=True,
         ),
-        Metric(key="p99", label="round trip, p99", unit="ms", per="pings/s", goal=Goal(most=10.0, at=4_000.0)),
+        Metric(
+            key="p99", label="round trip, p99", unit="ms", per="pings/s", chart=True, goal=Goal(most=10.0, at=4_000.0)
+        ),
         Metric(key="lost", label="lost", unit="sockets", goal=Goal(most=0.0)),
     ],
     full=Sizes(sockets=18_000),
