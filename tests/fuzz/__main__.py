@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 
-from tests.fuzz.runs import GATEWAY, LISTENER, TARGETS, run
+from tests.fuzz.runs import GATEWAY, LISTENER, TARGETS, Finding, run
 
 BATCH = 5_000
 
@@ -27,7 +27,8 @@ def main() -> int:
     for target in targets:
         began = time.monotonic()
         until = began + options.seconds / len(targets)
-        done, findings = 0, []
+        done = 0
+        findings: list[Finding] = []
         while time.monotonic() < until and not findings:
             first, count = (options.only, 1) if options.only is not None else (done, BATCH)
             more, findings = run(target, options.seed, first, count, until)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ext import ws_frames
-from tests.fuzz import parsers, runs
+from tests.fuzz import runs
 from tests.fuzz.mutations import generator, mutate
 
 SEED = 4
@@ -31,7 +31,7 @@ def test_a_planted_fault_is_found_and_found_again_alone(monkeypatch: pytest.Monk
         def feed(self, data: bytes) -> list[Any]:
             return [event for event in super().feed(data) if len(str(event[1])) != 5]
 
-    monkeypatch.setattr(parsers.ws_frames, "FrameParser", Forgetful)
+    monkeypatch.setattr(ws_frames, "FrameParser", Forgetful)
     _, findings = runs.run("frames", SEED, 0, 500)
     assert findings
     first = findings[0]
