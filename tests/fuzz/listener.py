@@ -10,9 +10,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ext import ws_reference
-from ext.ws import Accept, Connection, Handler, Limits, Listener, Request, listen
+from ext.ws import Accept, Connection, Handler, Hops, Limits, Listener, Request, listen
 from ext.ws_answers import HandshakeError
-from tests.fuzz.corpus import FRAGMENTS, FRAME_WORDS, HANDSHAKE_WORDS, HANDSHAKES, MESSAGE_BYTES, conversation
+from ext.ws_proxy import ProxyError, parse_proxy
+from tests.fuzz.corpus import (
+    FRAGMENTS,
+    FRAME_WORDS,
+    HANDSHAKE_WORDS,
+    HANDSHAKES,
+    MESSAGE_BYTES,
+    PROXY_HEADERS,
+    PROXY_WORDS,
+    conversation,
+)
 from tests.fuzz.mutations import cut, mutate
 from tests.support.websocket import BINARY, CLOSE, PING, PONG, REQUEST, TEXT
 
@@ -48,7 +58,9 @@ async def _accept_later(request: Request) -> Accept:
 
 
 class Site:
-    """Two listeners: one has no rates and accepts at once, the tight one has low rates and takes a while to accept."""
+    """Three listeners: one has no rates and accepts at once, the tight one has low rates and takes a while to accept,
+    the last is behind a proxy that tells its clients' addresses.
+    """
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -57,6 +69,7 @@ class Site:
         self._listeners = [
             await listen(_accept, "127.0.0.1", 0, LIMITS),
             await listen(_accept_later, "127.0.0.1", 0, TIGHT),
+            await listen(_accept, "127.0.0.1", 0, LIMITS, hops=Hops(("127.0.0.0/8",), "proxy")),
         ]
 
     async def stop(self) -> int:
@@ -72,23 +85,31 @@ class Site:
     async def talk(self, rng: random.Random) -> None:
         """One connection: what it says in pieces, then the end of its side, sometimes a reset instead."""
         said = b"".join(_said(rng))
-        tight = rng.randrange(4) == 0
+        which = rng.choice((0, 0, 0, 1, 2))
+        header = mutate(rng, rng.choice(PROXY_HEADERS), PROXY_WORDS, most=1) if which == 2 else b""
         async with asyncio.timeout(ANSWER_S):
-            answer = await converse(rng, self._listeners[tight].port, said)
-        if answer is not None:
-            check(said, answer, tight)
+            answer = await converse(rng, self._listeners[which].port, said, header)
+        if answer is None:
+            return
+        if which == 2:
+            rest = _behind_header(header + said)
+            if rest is None:
+                assert not answer or _status(answer) == 400, answer
+                return
+            said = rest
+        check(said, answer, tight=which == 1)
 
 
-async def converse(rng: random.Random, port: int, said: bytes) -> bytes | None:
-    """Says it in pieces; gives all that came back. None where it was ended by a reset: ours, or the other side's after
-    we went on behind our own close frame.
+async def converse(rng: random.Random, port: int, said: bytes, header: bytes = b"") -> bytes | None:
+    """Says it in pieces, behind a header of a proxy's; gives all that came back. None where it was ended by a reset:
+    ours, or the other side's after we went on behind our own close frame.
     """
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setblocking(False)
         try:
             await loop.sock_connect(sock, ("127.0.0.1", port))
-            for piece in cut(rng, said):
+            for piece in cut(rng, header + said):
                 await loop.sock_sendall(sock, piece)
                 for _ in range(rng.randrange(3)):
                     await asyncio.sleep(0)
@@ -104,8 +125,17 @@ async def converse(rng: random.Random, port: int, said: bytes) -> bytes | None:
             return answer
         except OSError:
             # A peer that goes on after its own close frame is not waited for, and what it sent then resets all.
-            assert _goes_on_after_close(said), "reset"
+            assert header or _goes_on_after_close(said), "reset"
             return None
+
+
+def _behind_header(said: bytes) -> bytes | None:
+    """What follows the proxy's header; None where there is no whole one."""
+    try:
+        found = parse_proxy(said)
+    except ProxyError:
+        return None
+    return said[found[0] :] if found is not None else None
 
 
 def _said(rng: random.Random) -> tuple[bytes, bytes]:
