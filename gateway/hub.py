@@ -63,6 +63,13 @@ class Answer:
 
     def on_text(self, now: float, text: Text) -> Need | None:
         """Takes a delta, live or of a resumed tail, only if it is the next one."""
+        if text.seq == self.last + 1 and text.epoch == self.epoch and self.end is None:
+            # The usual case; what follows would come to the same.
+            self.pieces.append(text.piece)
+            self.last = text.seq
+            if self.ready:
+                self.ready = {}
+            return None
         if self.stored or rules.stale(text.epoch, self.epoch):
             return None
         if self.end is not None and text.seq > self.end.seq:
@@ -114,13 +121,8 @@ class Answer:
         first = pieces[index]
         text, end = first.d, index + 1
         if end < len(pieces):
-            texts = []
-            kind, part = first.k, first.i
-            for piece in _run(pieces, index, bound):
-                if piece.k != kind or piece.i != part:
-                    break
-                texts.append(piece.d)
-            text, end = "".join(texts), index + len(texts)
+            end = _run_end(pieces, index, bound)
+            text = "".join([piece.d for piece in pieces[index:end]])
         return Delta(g=self.generation, e=self.epoch, n=end - 1, d=text, k=first.k, i=first.i), end
 
     def _ask(self, now: float) -> Need | None:
@@ -261,6 +263,22 @@ class Place:
             return self._snapshot_piece(answer, bound)
         self.done = True
         return end_frame(answer.generation, answer.end)
+
+
+def _run_end(pieces: list[Piece], start: int, bound: int) -> int:
+    """The index behind the pieces of one part from `start` that fit into `bound` bytes; at least one piece."""
+    first = pieces[start]
+    kind, part = first.k, first.i
+    size = 0
+    for index in range(start, len(pieces)):
+        piece = pieces[index]
+        if piece.i != part or piece.k != kind:
+            return index
+        text = piece.d
+        size += len(text) if text.isascii() else len(text.encode())
+        if size > bound and index > start:
+            return index
+    return len(pieces)
 
 
 def _run(pieces: list[Piece], start: int, bound: int) -> Iterator[Piece]:

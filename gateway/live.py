@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Final, Protocol
 
+from core.clock import Clock
 from core.model import End, Notice, Queued
 from gateway.dispatch import Supervisor
 from gateway.hub import Answer
+
+LONG_ROUND_S: Final = 0.002
+MAX_REST_S: Final = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -67,23 +72,46 @@ class Live:
 
 
 class Telling:
-    """Tells the viewers of answers that changed, once for each turn of the loop, however many batches came in it."""
+    """Tells the viewers of answers that changed, once for each turn of the loop, however many batches came in it.
 
-    __slots__ = ("_changed",)
+    A round of telling, the writes included, that took long is followed by a rest of half its length, at most
+    `MAX_REST_S`, in which batches are read: what goes to a viewer then are fewer and longer deltas, and the process
+    keeps up. At a low load there is no rest and no delay.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_began", "_changed", "_clock", "_waits")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._changed: dict[Live, None] = {}
+        self._waits = False
+        self._began = 0.0
 
-    def soon(self, live: Live) -> None:
-        """Its viewers are told at the end of this turn of the loop."""
-        if not self._changed:
+    def soon(self, lives: Iterable[Live]) -> None:
+        """Their viewers are told at the end of this turn of the loop, or of the rest."""
+        self._changed.update(dict.fromkeys(lives))
+        if self._changed and not self._waits:
+            self._waits = True
             asyncio.get_running_loop().call_soon(self._tell)
-        self._changed[live] = None
 
     def _tell(self) -> None:
+        self._began = self._clock.monotonic()
         changed, self._changed = self._changed, {}
         for live in changed:
             try:
                 live.tell()
             except Exception:
                 log.exception("the viewers of %s could not be told", live.answer.generation)
+        # Behind the writes, which connections have put off to the end of this turn of the loop.
+        asyncio.get_running_loop().call_soon(self._told)
+
+    def _told(self) -> None:
+        took_s = self._clock.monotonic() - self._began
+        if took_s >= LONG_ROUND_S:
+            asyncio.get_running_loop().call_later(min(took_s / 2, MAX_REST_S), self._rested)
+        else:
+            self._rested()
+
+    def _rested(self) -> None:
+        self._waits = False
+        self.soon(())

@@ -65,7 +65,7 @@ class Turns:
         self._clock = clock
         self._config = config
         self._live: dict[str, Live] = {}
-        self._telling = Telling()
+        self._telling = Telling(clock)
         self._held: dict[str, Subscription] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._life = BusLife(bus, clock)
@@ -248,7 +248,7 @@ class Turns:
 
     def _on_batch(self, batch: list[EdgeMessage]) -> None:
         now = self._clock.monotonic()
-        lives = self._live
+        lives, changed = self._live, dict[Live, None]()
         for message in batch:
             if type(message) is Text:
                 live = lives.get(message.generation)
@@ -256,9 +256,13 @@ class Turns:
                     need = live.answer.on_text(now, message)
                     if need is not None:
                         self._need(live, need)
-                    self._telling.soon(live)
+                    if message.seq:
+                        changed[live] = None
+                    else:
+                        live.tell()  # the first token waits for nothing
             else:
                 self._on_message(now, message)
+        self._telling.soon(changed)
 
     def _on_message(self, now: float, message: EdgeMessage) -> None:
         if isinstance(message, Beat):
@@ -300,7 +304,7 @@ class Turns:
                 known = live.answer.heard, live.answer.version
                 self._need(live, live.answer.on_life(now, life.epoch, life.seq))
                 if (live.answer.heard, live.answer.version) != known:
-                    self._telling.soon(live)
+                    self._telling.soon([live])
 
     def _on_no_responders(self, generation: str) -> None:
         live = self._live.get(generation)
