@@ -492,7 +492,9 @@ class Turns:
             bus_ok = self.bus_ok
             for live in list(self._live.values()):
                 try:
-                    self._run(live, live.supervisor.tick(now, bus_ok))
-                    self._forget_if_idle(live)
+                    if live.supervisor.end is None:
+                        self._run(live, live.supervisor.tick(now, bus_ok))
+                    if now >= live.lingers_until:
+                        self._forget_if_idle(live)
                 except Exception:
                     log.exception("the tick of %s failed", live.answer.generation)
