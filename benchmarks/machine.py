@@ -90,13 +90,19 @@ def _processor() -> str:
 
 
 def _revision() -> str:
-    """The commit, marked where the tree differs from it; empty outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    """The commit, marked where the tree differs from it in more than words; empty outside a repository."""
     try:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
+        commit = _git("rev-parse", "--short=10", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!*.md")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return found.stdout.strip()
+    return commit + ("-dirty" if changed else "")
+
+
+def _git(*words: str) -> str:
+    """Raises OSError, `subprocess.SubprocessError`."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
 
 
 def _file_system(folder: Path) -> str:
