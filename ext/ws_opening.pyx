@@ -18,6 +18,9 @@ cdef class Handshake:
         cdef bytearray received = self.received
         cdef Py_ssize_t end
         received += data[:size]
+        if not self.awaits_proxy and not 65 <= received[0] <= 90:
+            # No method begins like this: who speaks TLS, say, need not wait for the deadline to be told.
+            raise HandshakeError(400, "this is no HTTP request")
         if self.awaits_proxy and not self.take_proxy():
             return None
         end = received.find(b"\r\n\r\n", max(0, self.searched - 3))

@@ -154,7 +154,7 @@ class Limits:
     read why; the oldest are closed for newer ones."""
     retry_after_s: int = 2
     """What Retry-After says in all other 503s."""
-    backlog: int = 1024
+    backlog: int = 4096
     """Connections that the kernel completes before they are accepted (bounded by net.core.somaxconn)."""
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ async def _seed(config: Config, models: Sequence[Model]) -> None:
 
 class OwnPart(Child):
     """A part of ours with the settings of the stack's and, over them, `settings` (as in the environment, without
-    `PARLEY_`). `log`: what it has said.
+    `PARLEY_`). `log`: what it has said. `files`: its limit of open files (0: ours).
     """
 
     def __init__(
@@ -58,12 +58,14 @@ class OwnPart(Child):
         words: list[str],
         settings: Mapping[str, object],
         probe: Callable[[], bool],
+        files: int = 0,
     ) -> None:
         data = folder / name
         data.mkdir(exist_ok=True)
         given = {f"PARLEY_{key.upper()}": value for key, value in {"data": data, **settings}.items()}
         environment = read_json(stack.layout.environment) | given
         command = [
+            *(["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files)] if files else []),
             "env",
             *(f"{key}={value}" for key, value in environment.items()),
             sys.executable,
@@ -108,6 +110,7 @@ class OwnGateway(OwnPart):
         folder: Path,
         name: str = "own",
         common: Mapping[str, object] | None = None,
+        files: int = 0,
         **gateway: object,
     ) -> None:
         self.own_port, self.own_ws_port, self.admin_port = free_port(), free_port(), free_port()
@@ -116,7 +119,7 @@ class OwnGateway(OwnPart):
         ports = {"port": self.port, "ws_port": self.ws_port, "own_port": self.own_port}
         ports |= {"own_ws_port": self.own_ws_port, "admin_port": self.admin_port}
         settings = {f"gateway__{key}": value for key, value in {**ports, **gateway}.items()} | dict(common or {})
-        super().__init__(stack, folder, name, ["gateway"], settings, self.ready)
+        super().__init__(stack, folder, name, ["gateway"], settings, self.ready, files)
 
     def ready(self) -> bool:
         return says(self.own_port, READY, b"HTTP/1.1 200")

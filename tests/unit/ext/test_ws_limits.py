@@ -41,7 +41,8 @@ async def refused(client: RawClient) -> tuple[int, dict[str, str]]:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
         (REQUEST[:-2] + b"X-A: b\r\n" * 9 + b"\r\n", 431),
         (b"GET /" + b"a" * 2000 + REQUEST[9:], 431),
-        (b"x" * 2000, 431),
+        (b"X" * 2000, 431),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     ],
 )
 async def test_bad_handshakes_are_told_over_http(start_site: StartSite, data: bytes, status: int) -> None:
