@@ -119,19 +119,19 @@ def test_failed_handshakes_are_told_by_kind(engine: Engine, served: Served) -> N
         }
         writer.write(answers.get(path, b""))
 
-    paths = ["/401", "/accept", "/garbage", "/silent", "/gone"]
-    sockets = engine.prepare(
-        [("127.0.0.1", served(wrong))], [upgrade(path) for path in paths], accept=ACCEPT, timeout_s=0.5
-    )
+    target = [("127.0.0.1", served(wrong))]
+    paths = ["/401", "/accept", "/garbage", "/gone"]
+    sockets = engine.prepare(target, [upgrade(path) for path in paths], accept=ACCEPT)
+    silent = engine.prepare(target, [upgrade("/silent")], timeout_s=0.3)
     refused = engine.prepare([("127.0.0.1", 1)], [upgrade()])
-    engine.open([*sockets, *refused])
+    engine.open([*sockets, *silent, *refused])
     assert engine.run(10)
     failures = engine.statistics()["failures"]
     samples = failures.pop("samples")
     assert failures == {"http": {"401": 1}, "errno": {"ECONNREFUSED": 1}, "timeout": 1, "answer": 2, "cut_off": 1}
     assert any("401 Unauthorized" in text for text in samples)
-    assert [engine.connection(number)["status"] for number in sockets] == [401, 101, 0, 0, 0]
-    assert engine.states([*sockets, *refused]) == {"closed": 6}
+    assert [engine.connection(number)["status"] for number in sockets] == [401, 101, 0, 0]
+    assert engine.states([*sockets, *silent, *refused]) == {"closed": 6}
 
 
 def test_a_refusal_is_tried_again_when_it_says_so(engine: Engine, served: Served) -> None:
@@ -199,7 +199,8 @@ def test_every_way_to_end(engine: Engine, served: Served, how: str) -> None:
         engine.run(0.02, until="time")
     ways = {"close": "close frame", "rst": "reset", "abandon": "reset", "mid-frame": "half a frame"}
     assert ends == [ways.get(how, "end")]
-    engine.run(0.2, until="time")
+    while engine.states(sockets) != {"closed": 1} and time.monotonic() < until:
+        engine.run(0.02, until="time")
     assert engine.statistics()["left"] == 1
     assert engine.states(sockets) == {"closed": 1}
 
