@@ -126,7 +126,10 @@ def _report(args: argparse.Namespace) -> int:
     path = args.results or COMMITTED
     if not path.exists():
         return _wrong(f"there is no {_shown(path)}: `parley bench run` writes it")
-    _make_pages(path, args.out)
+    try:
+        _make_pages(path, args.out)
+    except (ValueError, msgspec.MsgspecError) as error:
+        return _wrong(f"{_shown(path)}: {error}")
     return 0
 
 
