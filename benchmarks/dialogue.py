@@ -24,6 +24,7 @@ from tests.mockllm.words import first_pieces
 OPEN_S = 60.0
 PATIENCE_S = 20.0
 ATTEMPTS = 20
+AWAKE_S = 0.05
 
 Address = tuple[str, int]
 
@@ -88,6 +89,7 @@ class Dialogue:
 
     def send(self, frames: list[bytes], first: int, rate: float, script: Script) -> Told:
         engine, known = self.engine, self.engine.turn_count()
+        awake(engine, self.numbers)
         engine.reset()
         engine.turns(frames, self.numbers, rate=rate, poisson=True, timeout_s=PATIENCE_S + script.seconds)
         engine.run(len(frames) / rate + script.seconds + 2 * PATIENCE_S)
@@ -111,7 +113,14 @@ def dialogue(target: Target, users: int, gateways: Sequence[Address] = (), spare
         engine.close()
 
 
-def open_all(engine: Engine, numbers: range, at_once: int = 64) -> None:
+def awake(engine: Engine, numbers: Sequence[int]) -> None:
+    """Answers what came while the engine rested, and opens again what was closed because it did."""
+    engine.run(AWAKE_S, until="time")
+    if engine.states(numbers).get("open", 0) < len(numbers):
+        open_all(engine, [number for number in numbers if engine.connection(number)["state"] != "open"])
+
+
+def open_all(engine: Engine, numbers: Sequence[int], at_once: int = 64) -> None:
     """Raises `RuntimeError` where one of them does not open."""
     engine.retry(attempts=ATTEMPTS)
     engine.open(numbers, at_once=at_once)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from benchmarks import credentials, workday
-from benchmarks.dialogue import Dialogue, Script, Told, broken, dialogue, open_all, send_frame, statuses, told
+from benchmarks.dialogue import Dialogue, Script, Told, awake, broken, dialogue, open_all, send_frame, statuses, told
 from benchmarks.meter import Meter
 from benchmarks.native.latency import Latencies
 from benchmarks.native.upgrade import ACCEPT
@@ -101,6 +101,7 @@ class _Office:
         frames, _ = self._frames(turns, talking)
         asked, classes = self._requests(round(sizes.turns * EACH * sizes.seconds))
         pings = max(1, round(sizes.idle / sizes.ping_s * sizes.seconds))
+        awake(engine, [*self._talk.numbers, *self._idle])
         engine.reset()
         timeout_s = script.seconds + PATIENCE_S
         engine.turns(frames, talkers, rate=sizes.turns, poisson=True, timeout_s=timeout_s)

@@ -53,8 +53,9 @@ def _parley(bench: Bench, sizes: Sizes) -> Iterator[Measure]:
             for load, rate in zip(sizes.loads, rates, strict=True):
                 count, at = max(8, round(rate * sizes.seconds)), load * 100
                 bare = ask_provider(direct, numbers, count, rate, sizes.script)
+                frames, first = talk.prepare(count, sizes.script)
                 before = meter.read()
-                told = talk.run(count, rate, sizes.script)
+                told = talk.send(frames, first, rate, sizes.script)
                 after = meter.read()
                 values += told.values({"accepted": "accepted", "first": "first"}, at)
                 values += [
@@ -102,8 +103,9 @@ def _rates(talk: Dialogue, meter: Meter, sizes: Sizes) -> tuple[float, ...]:
     time.sleep(IDLE_S)
     idle = sum(meter.read().since(rest).values()) / IDLE_S
     count = round(TRIAL_RATE * max(2.0, sizes.seconds / 2))
+    frames, first = talk.prepare(count, sizes.script)
     before = meter.read()
-    talk.run(count, TRIAL_RATE, sizes.script)
+    talk.send(frames, first, TRIAL_RATE, sizes.script)
     after = meter.read()
     each = (sum(after.since(before).values()) - idle * (after.at - before.at)) / count
     cores = os.cpu_count() or 1
