@@ -18,7 +18,7 @@ from tests.hostile.sockets import Frame, Socket
 from tests.hostile.world import World, absent, new_id
 from tests.support.client import ENDS
 from tests.support.stack import Person, fetch
-from tests.support.websocket import BINARY, CONTINUATION, TEXT, client_frame
+from tests.support.websocket import BINARY, CONTINUATION, PING, TEXT, client_frame
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -252,6 +252,21 @@ async def test_too_many_frames(world: World) -> None:
         assert error["retry_after_ms"] > 0
         assert f"retry_after_ms={error['retry_after_ms']}" in closed.reason
         assert 200 <= len(seen) < 400
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [client_frame(PING) * 1_000, client_frame(TEXT, json.dumps({"type": "ping", "t": "x" * 60_000}).encode()) * 40],
+    ids=["pings", "bytes"],
+)
+async def test_pings_and_bytes_count_too(world: World, flood: bytes) -> None:
+    """They are told the same, and what came above the limit is not answered."""
+    async with opened(world) as socket:
+        socket.send(flood)
+        seen, closed = await socket.end()
+        assert (seen[-1]["code"], closed.code) == ("rate_limited", 4429)
+        assert f"retry_after_ms={seen[-1]['retry_after_ms']}" in closed.reason
+        assert len(seen) <= 1_048_576 // 60_000 + 1
 
 
 async def test_too_many_frames_that_wait(world: World) -> None:
