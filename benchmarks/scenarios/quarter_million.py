@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from benchmarks import capacity, credentials, meter, sites
-from benchmarks.native.fleet import Fleet, shares
+from benchmarks.native.fleet import Fleet, Told, shares
 from benchmarks.native.upgrade import loopback, upgrade
 from benchmarks.processes import Server, gateways
 from benchmarks.scenario import Bench, CannotStart, Contestant, Goal, Measure, Metric, Sample, Scenario, Value
@@ -18,11 +22,14 @@ from benchmarks.scenario import Bench, CannotStart, Contestant, Goal, Measure, M
 KIB = 1024
 PREPARE_S = 120.0
 OPEN_S = 240.0
+SLICE_S = 0.5
 HANDSHAKE_S = 60.0
-GREET_S = 30.0
+ANSWER_S = 30.0
 SPARE_FILES = 1_500
 PING = b'{"type":"ping","t":1}'
 PONG = b'{"type":"pong"'
+
+Result = TypeVar("Result")
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -40,7 +47,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class _Opened:
+class _Held:
     """What opening them all took: `values` are the same in every round."""
 
     servers: Sequence[Server]
@@ -69,7 +76,7 @@ def _start(bench: Bench, sizes: Sizes) -> Iterator[Measure]:
         yield lambda _: _measured(opened, sizes)
 
 
-def _open(bench: Bench, sizes: Sizes, servers: Sequence[Server], fleet: Fleet) -> _Opened:
+def _open(bench: Bench, sizes: Sizes, servers: Sequence[Server], fleet: Fleet) -> _Held:
     counts, pids = shares(sizes.connections, sizes.processes), [server.pid for server in servers]
     fleet.each(
         "prepare_template",
@@ -88,10 +95,10 @@ def _open(bench: Bench, sizes: Sizes, servers: Sequence[Server], fleet: Fleet) -
     )
     empty, kernel, cpu = meter.memory(*pids), meter.kernel_sockets(), meter.cpu(*pids)
     fleet.each("open", [{"span": [0, count], "at_once": sizes.at_once} for count in counts])
-    fleet.run(OPEN_S)
-    told, used = fleet.told(), meter.cpu(*pids).since(cpu)
-    fleet.run(GREET_S / 10, until="time")
-    full, more = meter.memory(*pids), meter.kernel_sockets().since(kernel)
+    told = _opened(fleet, sizes.connections)
+    used = meter.cpu(*pids).since(cpu)
+    fleet.run(SLICE_S * 4, until="time")
+    full, more = _beside(fleet, lambda: (meter.memory(*pids), meter.kernel_sockets().since(kernel)))
     wall = max(told.wall_s, 1e-3)
     values = [
         Value("open", told.statistics["open"]),
@@ -104,7 +111,34 @@ def _open(bench: Bench, sizes: Sizes, servers: Sequence[Server], fleet: Fleet) -
         Value("process_base", empty.rss / sizes.processes / KIB**2),
         Value("total", (full.pss + more.total / 2) / KIB**3),
     ]
-    return _Opened(servers, fleet, counts, values, told.busiest)
+    return _Held(servers, fleet, counts, values, told.busiest)
+
+
+def _opened(fleet: Fleet, connections: int) -> Told:
+    """Runs all until the last has opened all of its own: who is done answers heartbeats meanwhile."""
+    until = time.monotonic() + OPEN_S
+    while True:
+        fleet.run(SLICE_S, until="time")
+        told = fleet.told()
+        if told.statistics["open"] >= connections or time.monotonic() > until:
+            return told
+
+
+def _beside(fleet: Fleet, work: Callable[[], Result]) -> Result:
+    """Work of ours while all go on to answer heartbeats: silence would make them fall due together ever after."""
+    done = threading.Event()
+
+    def serve() -> None:
+        while not done.is_set():
+            fleet.run(SLICE_S, until="time")
+
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve)
+        try:
+            return work()
+        finally:
+            done.set()
+            serving.result()
 
 
 def _tokens(bench: Bench, number: int, count: int) -> Path:
@@ -113,7 +147,7 @@ def _tokens(bench: Bench, number: int, count: int) -> Path:
     return path
 
 
-def _measured(opened: _Opened, sizes: Sizes) -> Sample:
+def _measured(opened: _Held, sizes: Sizes) -> Sample:
     fleet, pids = opened.fleet, opened.pids
     fleet.reset()
     before = meter.cpu(*pids)
@@ -146,7 +180,7 @@ def _measured(opened: _Opened, sizes: Sizes) -> Sample:
     )
 
 
-def _ask(opened: _Opened, sizes: Sizes) -> None:
+def _ask(opened: _Held, sizes: Sizes) -> None:
     """The pings of one process begin between those of the others, so that together they are as even as one's."""
     fleet, processes = opened.fleet, len(opened.counts)
     begin, apart = fleet.begin_ns(), int(1e9 / sizes.rate)
@@ -164,7 +198,7 @@ def _ask(opened: _Opened, sizes: Sizes) -> None:
         )
     ]
     fleet.each("send", asks)
-    fleet.run(sizes.ping_s + GREET_S)
+    fleet.run(sizes.ping_s + ANSWER_S)
 
 
 def _scenario_metrics() -> list[Metric]:
