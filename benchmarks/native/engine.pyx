@@ -371,6 +371,8 @@ cdef class Engine:
         cdef int64_t end = monotonic() + <int64_t>(seconds * 1e9)
         cdef bint jobs = {"time": False, "jobs": True}[until]
         cdef int how = RUN_INTERRUPTED
+        if self.engine.epoll < 0:
+            raise ValueError("the engine is closed")
         while how == RUN_INTERRUPTED:
             PyErr_CheckSignals()
             with nogil:

@@ -292,5 +292,9 @@ def test_mistakes_are_told(engine: Engine) -> None:
     engine.prepare([("127.0.0.1", 1)], [b""])
     with pytest.raises(ValueError, match="no room"):
         engine.send([0], b"short", count=1, stamp_at=0)
+    engine.close()
+    engine.close()
+    with pytest.raises(ValueError, match="closed"):
+        engine.run(1, until="time")
     with pytest.raises(KeyError):
         engine.run(0, until="later")  # type: ignore[arg-type]  # what a caller without a checker may write
