@@ -30,6 +30,7 @@ ANSWER_S = 10.0
 LIMITS = Limits(message_bytes=MESSAGE_BYTES, fragments=FRAGMENTS, handshake_s=30, close_s=20)
 TIGHT = replace(LIMITS, frames_per_s=0.1, frames_at_once=4, bytes_per_s=1.0, bytes_at_once=1000)
 TOO_MUCH = 4429
+NO_REQUEST = HandshakeError(400, "this is no HTTP request").encode()
 
 Told = list[tuple[int, object]]
 """What the listener says after its 101: opcode and message, of a close its code (1005 for none)."""
@@ -97,6 +98,11 @@ class Site:
                 assert not answer or _status(answer) == 400, answer
                 return
             said = rest
+            if answer == NO_REQUEST and not _begins_like_a_method(said):
+                return  # told at once where it came in a piece of its own, else by the parser
+        elif said and not _begins_like_a_method(said):
+            assert answer == NO_REQUEST, answer
+            return
         check(said, answer, tight=which == 1)
 
 
@@ -127,6 +133,10 @@ async def converse(rng: random.Random, port: int, said: bytes, header: bytes = b
             # A peer that goes on after its own close frame is not waited for, and what it sent then resets all.
             assert header or _goes_on_after_close(said), "reset"
             return None
+
+
+def _begins_like_a_method(said: bytes) -> bool:
+    return b"A" <= said[:1] <= b"Z"
 
 
 def _behind_header(said: bytes) -> bytes | None:
