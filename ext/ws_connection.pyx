@@ -33,8 +33,6 @@ cdef enum:
 
 log = logging.getLogger("ext.ws")
 
-cdef double GOLDEN = 0.6180339887498949
-
 
 async def _authorise(Connection connection, waiting):
     try:
@@ -217,8 +215,7 @@ cdef class Connection(Metered):
         self.handler = handler
         self.queue(answer)
         # Spread over the interval: after a storm of reconnects the pings must not come as a storm too.
-        shared.phase = (shared.phase + GOLDEN) % 1.0
-        shared.wheel.schedule(self, shared.now(), shared.ping_s * (1 + shared.phase) / 2)
+        shared.wheel.schedule(self, shared.now(), shared.ping_s * (1 + shared.spread()) / 2)
         try:
             handler.on_open(self)
         except Exception:
@@ -385,7 +382,8 @@ cdef class Connection(Metered):
         if self.parser is not None and not self.read_paused and now - self.message_since > shared.message_s:
             return self.fail(4408, "message takes too long")
         if 2 * silence < shared.ping_s:
-            self.beat_in(shared.ping_s - silence, now)
+            # A little early, each by another part: who was heard at one moment, after a stall, need not be for ever.
+            self.beat_in((shared.ping_s - silence) * (1 - shared.spread() / 4), now)
             return 0
         # A peer that is behind gets no ping on top: that it takes bytes is a sign of life too.
         if not self.write_paused:

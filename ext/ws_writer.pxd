@@ -35,6 +35,7 @@ cdef class Shared:
     cdef Py_ssize_t write_max
 
     cdef double now(self) except -1
+    cdef double spread(self) except -1
     cdef int entered(self) except -1
     cdef int left(self) except -1
     cdef int flush_soon(self, Writer writer) except -1

@@ -19,6 +19,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 # A turn of the wheel that comes later than this finds bytes in the kernel that should be read first.
 cdef double STALL_S = 1.0
+cdef double GOLDEN = 0.6180339887498949
 READ_BYTES = 65536
 
 # Reading and handling what was read are one uninterrupted step of a loop: one buffer serves all its listeners.
@@ -59,6 +60,11 @@ cdef class Shared:
 
     cdef double now(self) except -1:
         return self.clock()
+
+    cdef double spread(self) except -1:
+        # From 0 to 1: each call's is far from those of the calls before it.
+        self.phase = (self.phase + GOLDEN) % 1.0
+        return self.phase
 
     cdef int entered(self) except -1:
         # Count a TCP connection; the wheel turns while there are any.
