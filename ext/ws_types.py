@@ -115,7 +115,7 @@ class Limits:
     message_s: float = 60.0
     """From the first byte of a message to its last; longer closes with 4408 (checked once per `ping_s`)."""
     ping_s: float = 25.0
-    """Silence after which the peer is pinged, at the latest: each a little earlier, so that pings do not come at once."""
+    """Silence after which the peer is pinged, at the latest; each a little earlier, to spread them."""
     pong_s: float = 10.0
     """Silence after a ping that closes with 4408."""
     close_s: float = 5.0
