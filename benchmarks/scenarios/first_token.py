@@ -15,7 +15,7 @@ from benchmarks.dialogue import Dialogue, Script, ask_provider, dialogue, provid
 from benchmarks.meter import Meter, Reading
 from benchmarks.scenario import Bench, Contestant, Goal, Measure, Metric, Sample, Scenario, Value
 
-TRIAL_RATE = 10.0
+TRIAL_RATE = 25.0
 IDLE_S = 1.0
 
 
