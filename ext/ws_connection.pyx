@@ -92,6 +92,8 @@ cdef class Connection(Metered):
         self.write_paused = True
         self.paused_since = self.shared.now()
         if self.state == OPEN:
+            if self.due * self.shared.wheel.tick_s > self.paused_since + self.shared.stuck_s:
+                self.shared.wheel.schedule(self, self.paused_since, self.shared.stuck_s)
             try:
                 self.handler.pause_writing()
             except Exception:
@@ -374,11 +376,11 @@ cdef class Connection(Metered):
         cdef Shared shared = self.shared
         cdef double now = shared.now(), silence = now - self.last_activity
         cdef Py_ssize_t unsent = self.transport.get_write_buffer_size() if self.write_paused else 0
+        if self.write_paused and now - self.paused_since >= shared.stuck_s:
+            return self.fail(4408, "reads too slowly")
         if self.pinged and not self.read_paused and not unsent < self.unsent:
             return self.fail(4408, "heartbeat missed")
         self.unsent = unsent
-        if self.write_paused and now - self.paused_since >= shared.stuck_s:
-            return self.fail(4408, "reads too slowly")
         if self.parser is not None and not self.read_paused and now - self.message_since > shared.message_s:
             return self.fail(4408, "message takes too long")
         if 2 * silence < shared.ping_s:

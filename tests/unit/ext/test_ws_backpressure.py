@@ -184,12 +184,12 @@ async def test_a_reader_that_never_catches_up_is_dropped_though_it_reads(start_s
 
 
 async def test_a_reader_that_catches_up_in_time_begins_anew(start_site: StartSite) -> None:
-    site = await start_site(Sender, ping_s=0.05, pong_s=5.0, stuck_s=0.4, write_high=32 * KIB, write_low=8 * KIB)
+    site = await start_site(Sender, ping_s=0.05, pong_s=5.0, stuck_s=1.0, write_high=32 * KIB, write_low=8 * KIB)
     client = await open_narrow(site)
     sender = site.handlers[0]
     sender.start()
     loop = asyncio.get_running_loop()
-    end = loop.time() + 1.2
+    end = loop.time() + 2.0
     while loop.time() < end:
         assert await client.frame() == (BINARY, PIECE)
     assert sender.count("resume") > 3
