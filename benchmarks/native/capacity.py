@@ -25,7 +25,7 @@ class Size(msgspec.Struct, frozen=True):
 
     sockets: int = 4_000
     sends: int = 100_000
-    rate: float = 20_000.0
+    rate: float = 80_000.0
     frames: int = 400_000
 
 

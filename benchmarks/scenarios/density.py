@@ -122,6 +122,6 @@ SCENARIO = Scenario(
     full=Sizes(few=5_000, many=18_000, settle_s=0.5, hold_s=26.0),
     tiny=Sizes(few=20, many=60, settle_s=0.0, hold_s=0.05),
     contestants=sites.contestants(["floor", "listener", sites.GATEWAY, *PEERS], _start),
-    rounds=3,
+    rounds=2,
     needs_stack=True,
 )

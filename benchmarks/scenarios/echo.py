@@ -108,6 +108,6 @@ SCENARIO = Scenario(
     contestants=sites.contestants(
         ["floor", "listener", sites.GATEWAY, *PEERS], _start, without={sites.CENTRIFUGO: LACKS}
     ),
-    rounds=3,
+    rounds=2,
     needs_stack=True,
 )

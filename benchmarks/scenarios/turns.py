@@ -161,11 +161,9 @@ SCENARIO = Scenario(
         Metric(key="cpu", label="CPU for each turn, all parts", unit="ms", per=_AT, feeds="cpu_ms_per_turn"),
         *(Metric(key=key, label=f"of it {kind}", unit="ms", per=_AT) for key, kind in PARTS.items()),
     ],
-    full=Sizes(
-        users=400, deltas=32, delay_ms=20.0, rates=(5, 10, 20, 30, 40, 60, 80, 120), seconds=8.0, warm=40, idle_s=2.0
-    ),
+    full=Sizes(users=400, deltas=32, delay_ms=20.0, rates=(5, 10, 20, 40, 60, 80), seconds=8.0, warm=40, idle_s=2.0),
     tiny=Sizes(users=8, deltas=4, delay_ms=5.0, rates=(20, 40), seconds=0.2, warm=1, idle_s=0.1),
     contestants=[Contestant("parley", "ours", _parley), Contestant("provider", "floor", _direct)],
-    rounds=3,
+    rounds=2,
     needs_stack=True,
 )
