@@ -78,7 +78,7 @@ class Client:
         attempt, deadline = 0, time.monotonic() + GIVE_UP_S
         while True:
             self._welcomed = False
-            pause = await self._follow(answer)
+            await self._follow(answer)
             if answer.ended:
                 return answer
             if self._welcomed:
@@ -87,12 +87,12 @@ class Client:
                 raise ChatError(f"no connection to {self._url} for {GIVE_UP_S:.0f} s; what was accepted goes on there")
             if attempt == 0:
                 self._say(Out(remark="the connection is lost; trying again"))
-            delay = max(pause, min(BACKOFF_S * 2.0**attempt, BACKOFF_MAX_S))
+            delay = min(BACKOFF_S * 2.0**attempt, BACKOFF_MAX_S)
             attempt += 1
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
-    async def _follow(self, answer: Answer) -> float:
-        """One connection, to its end. Returns how long the server asks to stay away, in seconds."""
+    async def _follow(self, answer: Answer) -> None:
+        """One connection, to its end."""
         assert self._session is not None
         try:
             if self._ws_url is None:
@@ -102,45 +102,54 @@ class Client:
             ) as socket:
                 canceller = asyncio.create_task(self._pass_on_cancel(socket, answer))
                 try:
-                    pause = await self._receive(socket, answer)
+                    await self._receive(socket, answer)
                 finally:
                     canceller.cancel()
                     await asyncio.wait([canceller])
             if not answer.ended:
                 _check_close(socket.close_code)
-            return pause
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
                 raise ChatError(f"{self._url} does not accept the credential (HTTP {error.status})") from error
         except (aiohttp.ClientError, OSError, TimeoutError):
             # The address may have changed with the server.
             self._ws_url = None
-        return 0.0
 
     async def _pass_on_cancel(self, socket: aiohttp.ClientWebSocketResponse, answer: Answer) -> None:
         await self._cancel.wait()
         with contextlib.suppress(aiohttp.ClientError, OSError):
             await _send(socket, answer.cancel())
 
-    async def _receive(self, socket: aiohttp.ClientWebSocketResponse, answer: Answer) -> float:
-        async for message in socket:
-            frame = _decoded(message)
-            if frame is None:
-                continue
-            if isinstance(frame, Welcome):
-                self._welcomed = True
-                await _send(socket, answer.connected())
-            elif isinstance(frame, Drain):
-                return frame.reconnect_after_ms / 1000
-            out = answer.take(frame)
-            if out.text or out.remark:
-                self._say(out)
-            if out.again_ms:
-                await asyncio.sleep(out.again_ms / 1000)
-            await _send(socket, out.frames)
-            if answer.ended:
-                break
-        return 0.0
+    async def _receive(self, socket: aiohttp.ClientWebSocketResponse, answer: Answer) -> None:
+        """Follows the answer until it ends, the connection does, or the moment comes at which a server that goes away
+        asked to be left.
+        """
+        try:
+            async with asyncio.timeout(None) as stay:
+                async for message in socket:
+                    frame = _decoded(message)
+                    if isinstance(frame, Welcome):
+                        self._welcomed = True
+                        await _send(socket, answer.connected())
+                    elif isinstance(frame, Drain):
+                        # What is not accepted yet is refused from now on: it is sent again elsewhere at once.
+                        stay_s = frame.reconnect_after_ms / 1000 if answer.generation_id is not None else 0.0
+                        stay.reschedule(asyncio.get_running_loop().time() + stay_s)
+                    elif frame is not None:
+                        await self._take(socket, answer, frame)
+                    if answer.ended:
+                        return
+        except TimeoutError:
+            if not stay.expired():
+                raise
+
+    async def _take(self, socket: aiohttp.ClientWebSocketResponse, answer: Answer, frame: Frame) -> None:
+        out = answer.take(frame)
+        if out.text or out.remark:
+            self._say(out)
+        if out.again_ms:
+            await asyncio.sleep(out.again_ms / 1000)
+        await _send(socket, out.frames)
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         assert self._session is not None

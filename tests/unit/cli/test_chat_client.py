@@ -157,22 +157,39 @@ async def test_before_the_acceptance_the_same_message_is_sent_again(server: Serv
     assert server.got[0] == server.got[1][:1]
 
 
-async def test_a_drain_is_obeyed(server: Server) -> None:
+async def test_a_drain_is_obeyed_at_its_moment_and_the_answer_goes_on_until_then(server: Server) -> None:
     async def drains(server: Server, socket: web.WebSocketResponse) -> None:
         await server.accept(socket)
         await socket.send_json({"type": "drain", "reconnect_after_ms": 300})
+        await socket.send_json({"type": "delta", "g": "g", "e": 0, "n": 0, "d": "Once"})
         await socket.receive(timeout=5)
 
     async def answers(server: Server, socket: web.WebSocketResponse) -> None:
-        assert (await server.receive(socket))["type"] == "resume"
+        assert (await server.receive(socket)) == {"type": "resume", "generation_id": "g", "epoch": 0, "seq": 0}
         await socket.send_json(DONE)
         await socket.receive(timeout=5)
 
     loop = asyncio.get_running_loop()
     began = loop.time()
+    answer, text, _ = await ask(server, drains, answers)
+    assert (answer.outcome, text) == ("done", "Once")
+    assert loop.time() - began >= 0.3
+
+
+async def test_what_a_draining_server_has_not_accepted_is_sent_elsewhere_at_once(server: Server) -> None:
+    async def drains(server: Server, socket: web.WebSocketResponse) -> None:
+        await server.receive(socket)
+        await socket.send_json({"type": "drain", "reconnect_after_ms": 60_000})
+        await socket.receive(timeout=5)
+
+    async def answers(server: Server, socket: web.WebSocketResponse) -> None:
+        await server.accept(socket)
+        await socket.send_json(DONE)
+        await socket.receive(timeout=5)
+
     answer, _, _ = await ask(server, drains, answers)
     assert answer.outcome == "done"
-    assert loop.time() - began >= 0.15
+    assert server.got[0] == server.got[1][:1]
 
 
 async def test_cancel(server: Server) -> None:
