@@ -94,6 +94,7 @@ def _open(bench: Bench, sizes: Sizes, servers: Sequence[Server], fleet: Fleet) -
         within_s=PREPARE_S,
     )
     empty, kernel, cpu = meter.memory(*pids), meter.kernel_sockets(), meter.cpu(*pids)
+    fleet.reset()
     fleet.each("open", [{"span": [0, count], "at_once": sizes.at_once} for count in counts])
     told = _opened(fleet, sizes.connections)
     used = meter.cpu(*pids).since(cpu)
