@@ -59,7 +59,7 @@ class Turns:
         self.edge = edge
         self._bus = bus
         self._history = history
-        self._rows = Rows(history, clock)
+        self._rows = Rows(history, clock, config.postgres.pool_size)
         self._limits = limits
         self._opener = opener
         self._clock = clock
