@@ -41,6 +41,10 @@ class Load:
         self._rest = b""
         self.tell(plan)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def tell(self, message: object = None) -> None:
         """A message; without one, the word to go on."""
         assert self._process.stdin is not None

@@ -48,6 +48,8 @@ class Gateway(Section, frozen=True, kw_only=True):
     At SIGTERM /readyz says no for `unready_s` while all is served as before, so that a load balancer can look away;
     then clients are sent elsewhere, each at its own moment, and all is over within `drain_s`.
 
+    A WebSocket that was silent for `heartbeat_s` is pinged, and closed (4408) where it does not answer in `pong_s`.
+
     `handshakes_per_s`: WebSockets that a process lets in, half of what a core can authenticate (the goal is 5,000), so
     that whoever is connected is served while a storm comes back; `retry_after_max_s` bounds the wait that the others
     are told. `frames_per_s` and `bytes_per_s` are what one WebSocket may send in the long run. A rate, or cap, of 0 is
@@ -72,6 +74,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     unready_s: float = 1.0
     drain_s: float = 5.0
     heartbeat_s: float = 25.0
+    pong_s: float = 10.0
     stuck_s: float = 60.0
     max_connections: int = 15_000
     handshakes_per_s: float = 2_500.0

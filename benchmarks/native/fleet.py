@@ -74,6 +74,10 @@ class Fleet:
     def __len__(self) -> int:
         return self._processes
 
+    @property
+    def pids(self) -> list[int]:
+        return [load.pid for load in self._loads]
+
     def call(self, method: str, *, within_s: float = PATIENCE_S, **kwargs: Any) -> list[Any]:
         """The same call to every engine (or of `load/engine.py`). Bytes may be given. Raises `LoadFailed`."""
         return self.each(method, [kwargs] * self._processes, within_s=within_s)

@@ -58,6 +58,7 @@ class WebSockets:
         limits = Limits(
             message_bytes=MESSAGE_BYTES,
             ping_s=settings.heartbeat_s,
+            pong_s=settings.pong_s,
             stuck_s=settings.stuck_s,
             connections=settings.max_connections,
             connections_per_address=settings.connections_per_address,
