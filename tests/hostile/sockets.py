@@ -70,15 +70,17 @@ class Socket(RawClient):
         self.send(client_frame(opcode, payload if isinstance(payload, bytes) else payload.encode()))
 
     async def next(self, within_s: float = ANSWER_S) -> Frame:
-        """The next frame of the protocol. Raises `Closed`."""
+        """The next frame of the protocol but events, which come whenever another device does something: who gets those
+        is tested elsewhere. Raises `Closed`.
+        """
         while True:
             opcode, payload = await self.frame(within_s)
             if opcode == PING and self.answering:
                 self.send(client_frame(PONG, payload))
             elif opcode == CLOSE:
                 raise Closed(int.from_bytes(payload[:2], "big"), payload[2:].decode())
-            elif opcode == TEXT:
-                return dict(json.loads(payload))
+            elif opcode == TEXT and (frame := json.loads(payload))["type"] != "event":
+                return dict(frame)
 
     async def first(self, wanted: Callable[[Frame], object], within_s: float = ANSWER_S) -> Frame:
         """The next frame that is wanted; others are dropped. Raises `Closed`."""
