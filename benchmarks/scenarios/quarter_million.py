@@ -228,7 +228,7 @@ def _scenario_metrics() -> list[Metric]:
 
 SCENARIO = Scenario(
     name="quarter-million",
-    order=110,
+    order=155,
     title="A quarter of a million connections",
     question="Does one small machine hold 250,000 authenticated connections, and does it answer quickly while it does?",
     how=(
