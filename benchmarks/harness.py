@@ -16,6 +16,11 @@ from benchmarks.target import Target, started
 
 Tell = Callable[[str], None]
 
+# Between two measurements.
+SETTLE_S = 6.0
+SETTLE_STEP_S = 0.25
+SETTLED_CORES = 0.15
+
 
 class Lent:
     """The `Bench` of one run. `target`: a stack that runs already; else one is started at the first use. Must be
@@ -107,6 +112,19 @@ def _rounds(scenario: Scenario[Any], bench: Lent, outcome: Outcome, count: int, 
                     tell(f"{scenario.name}: {name} {outcome.absent[name]}")
                     continue
                 outcome.samples.setdefault(name, []).append(sample)
+                if not bench.tiny and len(ready) > 1:
+                    _settle()
+
+
+def _settle() -> None:
+    """Waits until what we started is at rest: some servers clean up for seconds after their clients have left."""
+    until = time.monotonic() + SETTLE_S
+    while time.monotonic() < until:
+        before = meter.others()
+        time.sleep(SETTLE_STEP_S)
+        after = meter.others()
+        if after.ours_s - before.ours_s < SETTLED_CORES * (after.at - before.at):
+            return
 
 
 def _started(
@@ -130,9 +148,10 @@ def _start(scenario: Scenario[Any], contestant: Contestant[Any], bench: Lent, he
 
 
 def _rotated(names: list[str], by: int) -> list[str]:
-    """So that none is always the first, or always after the same other."""
+    """So that none is always the first, or always after the same other: every other round goes backwards."""
     at = by % len(names) if names else 0
-    return names[at:] + names[:at]
+    turned = names[at:] + names[:at]
+    return turned[::-1] if by % 2 else turned
 
 
 def _reason(error: Exception) -> str:

@@ -28,7 +28,9 @@ KINDS: Mapping[str, str] = {
 PROVIDER = "the scripted provider"
 PAGE_BYTES = 4096
 # What the kernel keeps for sockets beside their buffers, as slabs name it.
-SLABS = re.compile(r"^(TCP(v6)?|sock_inode_cache|filp|skbuff_\w+|eventpoll_\w+|ep_\w+|request_sock_TCP\w*) ")
+SLABS = re.compile(
+    r"^(TCP(v6)?|sock_inode_cache|dentry|lsm_(inode|file)_cache|filp|skbuff_\w+|eventpoll_\w+|ep_\w+|request_sock_TCP\w*) "
+)
 
 
 class Cpu(NamedTuple):

@@ -39,8 +39,8 @@ def _start(bench: Bench, sizes: Sizes, opens: Opener) -> Iterator[Measure]:
 def _measured(site: Site, sizes: Sizes) -> Sample:
     with crowd(sizes.connections) as clients:
         numbers = clients.join(site, sizes.connections)
-        single = _push(clients, site, numbers, Command("push", sizes.single, sizes.size))
         clients.cores = 0.0
+        single = _push(clients, site, numbers, Command("push", sizes.single, sizes.size))
         coalesced = _push(clients, site, numbers, Command("push", sizes.coalesced, sizes.size, sizes.group))
         return Sample(
             values=[
