@@ -29,7 +29,8 @@ PROVIDER = "the scripted provider"
 PAGE_BYTES = 4096
 # What the kernel keeps for sockets beside their buffers, as slabs name it.
 SLABS = re.compile(
-    r"^(TCP(v6)?|sock_inode_cache|dentry|lsm_(inode|file)_cache|filp|skbuff_\w+|eventpoll_\w+|ep_\w+|request_sock_TCP\w*) "
+    r"^(TCP(v6)?|sock_inode_cache|dentry|lsm_(inode|file)_cache|filp|skbuff_\w+|eventpoll_\w+|ep_\w+"
+    r"|request_sock_TCP\w*) "
 )
 
 
