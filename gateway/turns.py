@@ -138,7 +138,7 @@ class Turns:
         return accepted, live
 
     async def _cancel_running(self, user: str, generation: str) -> None:
-        live = await self.find(user, generation)
+        live = await self.find(user, generation, urgent=True)
         if live.supervisor.end is None:
             await self.cancel(user, generation)
 
@@ -177,21 +177,21 @@ class Turns:
         """The row of an answer whose conversation is the user's. Raises `ParleyError` `not_found`."""
         return (await self._read(user, generation))[0]
 
-    async def _read(self, user: str, generation: str) -> tuple[Turn, float]:
-        home, row, asked_at = await self._rows.read(generation)
+    async def _read(self, user: str, generation: str, urgent: bool = False) -> tuple[Turn, float]:
+        home, row, asked_at = await self._rows.read(user, generation, urgent)
         check_owner(home, user, "generation_id")
         if row is None:
             raise ParleyError("not_found", "There is no such answer.", param="generation_id")
         return row, asked_at
 
-    async def find(self, user: str, generation: str) -> Live:
+    async def find(self, user: str, generation: str, urgent: bool = False) -> Live:
         """The answer, as history has it now. Raises `ParleyError` `not_found`."""
-        row, asked_at = await self._read(user, generation)
+        row, asked_at = await self._read(user, generation, urgent)
         return self._known(user, generation, row, asked_at)
 
     async def cancel(self, user: str, generation: str) -> EndFrame:
         """Cancels and waits for the stored end, whichever it is. Raises `ParleyError`."""
-        live = await self.find(user, generation)
+        live = await self.find(user, generation, urgent=True)
         self._run(live, live.supervisor.cancel(self._clock.monotonic()))
         live.waiters += 1
         try:
