@@ -8,6 +8,7 @@ begins like JSON: `"[eu]"`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 PREFIX = "PARLEY_"
+MIN_BYTES_AT_ONCE = 128 * 1024
 _JSON = ("[", "{", '"')
 
 
@@ -92,6 +94,25 @@ class Gateway(Section, frozen=True, kw_only=True):
     max_streams: int = 2_000
     queue_wait_s: float = 30.0
     queue_length: int = 1_000
+
+    def __post_init__(self) -> None:
+        """ValueError that names a setting which makes no sense."""
+        for name in ("heartbeat_s", "pong_s", "stuck_s", "retry_after_max_s"):
+            self._require(name, getattr(self, name) > 0, "more than 0")
+        for name in ("unready_s", "drain_s", "queue_wait_s", "handshakes_per_s", "frames_per_s", "bytes_per_s"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("connections_per_address", "connections_per_user", "max_streams", "queue_length"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("max_connections", "handshakes_at_once", "frames_at_once", "bytes_at_once"):
+            self._require(name, getattr(self, name) >= 1, "1 or more")
+        if self.bytes_per_s:
+            least = f"{MIN_BYTES_AT_ONCE} or more: a whole message, and what one read takes on top of it"
+            self._require("bytes_at_once", self.bytes_at_once >= MIN_BYTES_AT_ONCE, least)
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        value = getattr(self, name)
+        if not holds or value == math.inf:
+            raise ValueError(f"gateway.{name} is {value}; it must be {what}")
 
 
 class Router(Section, frozen=True, kw_only=True):

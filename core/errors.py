@@ -34,8 +34,8 @@ _ROWS: Final = (
     Kind("internal", 500, "api_error", retryable=True, close=1011),
     Kind("provider_error", 502, "api_error", retryable=True),
     Kind("unknown", 503, "api_error", retryable=True),
-    Kind("unavailable", 503, "api_error", retryable=True, close=1013),
-    Kind("overloaded", 503, "api_error", retryable=True, close=1013),
+    Kind("unavailable", 503, "api_error", retryable=True),
+    Kind("overloaded", 503, "api_error", retryable=True),
     Kind("no_capacity", 503, "api_error", retryable=True),
 )
 

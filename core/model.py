@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -12,6 +12,7 @@ MAX_PIECE_BYTES = 32 * 1024
 TurnKind = Literal["send", "regenerate", "continue"]
 EndKind = Literal["done", "cancelled", "interrupted", "failed"]
 PartKind = Literal["text", "reasoning", "tool_call", "citation"]
+ShortText = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -142,7 +143,7 @@ class Cancel(ClientFrame, frozen=True, tag="cancel", kw_only=True):
 
 
 class Ping(ClientFrame, frozen=True, tag="ping", kw_only=True):
-    t: int | float | str | None = None
+    t: int | float | ShortText | None = None
 
 
 class ServerFrame(msgspec.Struct, frozen=True, tag_field="type", kw_only=True, omit_defaults=True):

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 FRAME_BYTES: Final = 32 * 1024
 CROWDED_MS: Final = 30_000
 TEXT: Final = 1
+MAX_KEPT: Final = 2 * do.MAX_VIEWS
+MISSED: Final = Event(name="missed", data={})
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,6 +42,23 @@ class Shared(NamedTuple):
     on_gone: Callable[[Client], None]
 
 
+class Behind:
+    """What a client that does not read is told when it reads on, beside its answers: that there were events, and of
+    every answer the last place in the queue and the last notice.
+    """
+
+    __slots__ = ("kept", "missed")
+
+    def __init__(self) -> None:
+        self.missed = False
+        self.kept: dict[tuple[type[ServerFrame], str | None], Queued | Notice] = {}
+
+    def keep(self, frame: Queued | Notice) -> None:
+        key = type(frame), frame.generation_id
+        if key in self.kept or len(self.kept) < MAX_KEPT:
+            self.kept[key] = frame
+
+
 class Client(Handler):
     """The handler of one connection and the viewer of what it watches. `user_id` owns all that it may see; `subject` is
     the session or key that a revocation names.
@@ -47,14 +66,17 @@ class Client(Handler):
     There are hundreds of thousands, nearly all of them idle: what only a busy one needs is made when it gets busy and
     let go afterwards.
 
+    Nothing is queued for a client that does not read, whoever says it: its answers wait as places in their texts, of
+    the rest the last is kept (`Behind`), and its own frames are not read, so that there is nothing to reply to.
+
     `crowded`: the user has as many connections as may be; this one is only told so.
     """
 
     __slots__ = (
+        "_behind",
         "_connection",
         "_crowded",
         "_lives",
-        "_paused",
         "_session",
         "_shared",
         "_tasks",
@@ -70,7 +92,7 @@ class Client(Handler):
         self._session = Session()
         self._connection: Connection | None = None
         self._lives: dict[str, Live] | None = None
-        self._paused = False
+        self._behind: Behind | None = None
         self._tasks: set[asyncio.Task[None]] | None = None
 
     # What the socket says.
@@ -84,6 +106,9 @@ class Client(Handler):
         self._run(self._session.open(connection_id, self.user_id, time_ms, heartbeat_s, limits))
 
     def on_text(self, message: str) -> None:
+        if self._behind is not None and self._connection is not None:
+            # Until now it was read on: a pong, or an end, tells more than a silence.
+            self._connection.pause_reading()
         self._run(self._session.on_message(message))
 
     def on_overrun(self, what: str, retry_after_ms: int) -> None:
@@ -101,21 +126,35 @@ class Client(Handler):
         self._shared.on_gone(self)
 
     def pause_writing(self) -> None:
-        self._paused = True
+        if self._behind is None:
+            self._behind = Behind()
 
     def resume_writing(self) -> None:
-        self._paused = False
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            self._catch_up(behind)
         for live in list((self._lives or {}).values()):
-            if self._paused:
+            if self._blocked():
                 return
             self.changed(live.answer)
+        if self._connection is not None and not self._blocked():
+            self._connection.resume_reading()
+
+    def _catch_up(self, behind: Behind) -> None:
+        if behind.missed:
+            self.event(MISSED)
+        for frame in behind.kept.values():
+            if isinstance(frame, Queued):
+                self.queued(frame)
+            else:
+                self.notice(frame)
 
     # What the gateway says.
 
     def changed(self, answer: Answer) -> None:
         """Writes what the client has not seen, while the socket takes it; the rest waits as a place in the text."""
         connection = self._connection
-        if connection is None or self._paused:
+        if connection is None or self._behind is not None:
             return
         place = self._session.place(answer.generation)
         while place is not None and (ready := place.ready(answer, _ready)) is not None:
@@ -131,16 +170,25 @@ class Client(Handler):
 
     def _blocked(self) -> bool:
         # Sending may call `pause_writing` before it returns.
-        return self._paused
+        return self._behind is not None
 
     def queued(self, frame: Queued) -> None:
+        if self._behind is not None:
+            self._behind.keep(frame)
+            return
         self._run(self._session.queued(frame))
 
     def notice(self, frame: Notice) -> None:
+        if self._behind is not None:
+            self._behind.keep(frame)
+            return
         self._run(self._session.notice(frame))
 
     def event(self, frame: Event) -> None:
-        """Something of the user's has changed elsewhere."""
+        """Something of the user's has changed elsewhere. Who does not read is only told, later, that there was some."""
+        if self._behind is not None:
+            self._behind.missed = True
+            return
         self._run(self._session.event(frame))
 
     def drain(self, reconnect_after_ms: int) -> None:

@@ -38,7 +38,7 @@ from gateway.hub import Answer, Place
 
 MAX_PENDING: Final = 16
 MAX_VIEWS: Final = 64
-MAX_ID_CHARS: Final = 128
+MAX_MESSAGE_CHARS: Final = 500
 _NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 Request: TypeAlias = Send | Regenerate | Continue
@@ -62,8 +62,12 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _AT_FIELD: Final = re.compile(r"`\$\.(\w+)|field `(\w+)`")
 
 
-def _short(value: Any) -> str | None:
-    return value if isinstance(value, str) and len(value) <= MAX_ID_CHARS else None
+# What may be told back of a frame: JSON needs one byte for each of these characters.
+_ID: Final = re.compile(r"[0-9A-Za-z._:~+/=-]{1,128}")
+
+
+def _id(value: Any) -> str | None:
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 class Effect(msgspec.Struct, frozen=True, gc=False):
@@ -175,7 +179,8 @@ class Session:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._malformed("The message is not valid JSON (or nested too deeply).")
         if envelope.type not in _TYPES:
-            problem = f"There is no frame of type {envelope.type[:40]!r}; known are {', '.join(sorted(_TYPES))}."
+            kind = (_id(envelope.type) or "?")[:40]
+            problem = f"There is no frame of type {kind!r}; known are {', '.join(sorted(_TYPES))}."
             param: str | None = "type"
         else:
             at = _AT_FIELD.search(problem)
@@ -186,9 +191,9 @@ class Session:
                     code="invalid",
                     message=problem,
                     retryable=False,
-                    message_id=_short(envelope.message_id),
-                    turn_id=_short(envelope.turn_id),
-                    generation_id=_short(envelope.generation_id),
+                    message_id=_id(envelope.message_id),
+                    turn_id=_id(envelope.turn_id),
+                    generation_id=_id(envelope.generation_id),
                     param=param,
                 )
             )
@@ -271,11 +276,11 @@ class Session:
         return Tell(
             ErrorFrame(
                 code=error.code,
-                message=error.message,
+                message=error.message[:MAX_MESSAGE_CHARS],
                 retryable=error.kind.retryable,
-                message_id=message_id,
-                turn_id=turn_id,
-                generation_id=generation,
+                message_id=_id(message_id),
+                turn_id=_id(turn_id),
+                generation_id=_id(generation),
                 retry_after_ms=error.retry_after_ms,
                 param=error.param,
             )

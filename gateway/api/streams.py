@@ -98,8 +98,8 @@ def drain_frame() -> Drain:
 
 
 class EventStreams:
-    """The streams that are open in this process: at most `limit`, of which `per_user` of one user. All are ended by
-    `drain`, a caller's by a revocation.
+    """The streams that are open in this process: at most `limit`, of which `per_user` of one user (0: as many as it
+    likes). All are ended by `drain`, a caller's by a revocation.
     """
 
     def __init__(self, limit: int, per_user: int = 100) -> None:
@@ -126,7 +126,7 @@ class EventStreams:
 
     def check_caller(self, identity: Identity) -> None:
         """Raises `rate_limited` where this caller has as many streams open as may be."""
-        if len(self._watched.get(identity.user_id, ())) >= self._per_user:
+        if 0 < self._per_user <= len(self._watched.get(identity.user_id, ())):
             message = "You have too many event streams open; close one first, or use the WebSocket."
             raise ParleyError("rate_limited", message, retry_after_ms=CROWDED_MS)
 

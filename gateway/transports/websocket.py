@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 PATH: Final = "/v1/ws"
 SUBPROTOCOL: Final = "parley.v1"
 MESSAGE_BYTES: Final = 64 * 1024
+# What may wait for a client in this process. Sending stops at 16 KiB; the piece of text that passes that mark has at
+# most 32 KiB (gateway/connection.py), of which JSON makes six times as much at worst.
+WRITE_MAX: Final = 256 * 1024
 TOLD_LIMITS: Final = {"frame_bytes": MESSAGE_BYTES, "content_bytes": MAX_CONTENT_BYTES}
 # Of the time until all are closed: clients add some to what they are told, and the last need time to leave.
 DRAIN_SPREAD: Final = 0.6
@@ -57,6 +60,7 @@ class WebSockets:
         settings = self._config.gateway
         limits = Limits(
             message_bytes=MESSAGE_BYTES,
+            write_max=WRITE_MAX,
             ping_s=settings.heartbeat_s,
             pong_s=settings.pong_s,
             stuck_s=settings.stuck_s,
@@ -163,11 +167,15 @@ class WebSockets:
         known = self._clients.get(user)
         if known is None:
             self._presence.note(user)
-            client = self._clients[user] = Client(user, subject, self._shared, crowded=self._per_user < 1)
+            client = self._clients[user] = Client(user, subject, self._shared)
             return client
+        count = 1 if isinstance(known, Client) else len(known)
+        if 0 < self._per_user <= count:
+            # It is told so and leaves: it takes no place, and is told nothing else.
+            return Client(user, subject, self._shared, crowded=True)
         if isinstance(known, Client):
             known = self._clients[user] = {known}
-        client = Client(next(iter(known)).user_id, subject, self._shared, crowded=len(known) >= self._per_user)
+        client = Client(next(iter(known)).user_id, subject, self._shared)
         known.add(client)
         return client
 

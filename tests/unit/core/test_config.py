@@ -54,6 +54,33 @@ def test_a_file_sets_what_it_names_and_nothing_else(file: Path) -> None:
     assert config.models[0].routes == (Route(provider="near", model="tiny"),)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("heartbeat_s", "pong_s", "stuck_s") for value in ("0", "-1", "nan", "inf")),
+        *((name, value) for name in ("drain_s", "unready_s") for value in ("-1", "nan", "inf")),
+        *(
+            (name, value)
+            for name in ("frames_per_s", "bytes_per_s", "handshakes_per_s")
+            for value in ("-1", "nan", "inf")
+        ),
+        ("connections_per_user", "-1"),
+        ("connections_per_address", "-1"),
+        ("max_connections", "0"),
+        ("bytes_at_once", "131071"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_named(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"gateway\.{name} is .+; it must be"):
+        load(environ={f"PARLEY_GATEWAY__{name.upper()}": value})
+
+
+def test_a_rate_or_cap_of_0_is_no_limit() -> None:
+    names = ("CONNECTIONS_PER_USER", "CONNECTIONS_PER_ADDRESS", "HANDSHAKES_PER_S", "FRAMES_PER_S", "BYTES_PER_S")
+    gateway = load(environ={f"PARLEY_GATEWAY__{name}": "0" for name in names} | {"PARLEY_GATEWAY__BYTES_AT_ONCE": "1"})
+    assert gateway.gateway.bytes_at_once == 1, "a bucket of a rate that is not set"
+
+
 def test_the_file_can_be_named_by_the_environment_and_an_argument_wins(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text('zone = "us"')

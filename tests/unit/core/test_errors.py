@@ -13,7 +13,7 @@ def test_codes_are_unique_and_fit_every_transport() -> None:
     assert len(TABLE) == len(errors._ROWS)
     assert [kind.code for kind in TABLE.values() if not 400 <= kind.status < 600] == []
     closes = {kind.close for kind in TABLE.values() if kind.close is not None}
-    assert closes <= {1009, 1011, 1013, 4400, 4401, 4403, 4429}
+    assert closes <= {1009, 1011, 4400, 4401, 4403, 4429}
     assert not closes & {errors.CLOSE_DRAINING, errors.CLOSE_HEARTBEAT}
 
 

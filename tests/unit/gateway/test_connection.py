@@ -14,9 +14,9 @@ import pytest
 from core.errors import ParleyError
 from core.events import Text
 from core.ids import generation_id
-from core.model import Accepted, Continue, EndFrame, Notice, Piece, Queued, Regenerate, Send, end_frame
+from core.model import Accepted, Continue, EndFrame, Event, Notice, Piece, Queued, Regenerate, Send, end_frame
 from ext.ws import Connection
-from gateway.connection import Client, Shared
+from gateway.connection import MAX_KEPT, Client, Shared
 from gateway.dispatch import Supervisor
 from gateway.hub import Answer
 from gateway.live import Live
@@ -42,6 +42,13 @@ class Socket:
         self.buffered = 0
         self.room = 1_000_000
         self.handler: Client | None = None
+        self.reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def send_text(self, message: bytes) -> None:
         self.sent.append(json.loads(message))
@@ -277,6 +284,40 @@ async def test_writing_stops_in_the_middle_when_the_socket_is_full(bench: Bench)
     assert bench.socket.types()[2:] == ["delta", "delta", "delta", "done"]
     bench.client.resume_writing()
     assert bench.turns.left == [G], "the end was the last that the socket took; the view ends all the same"
+
+
+async def test_of_what_a_slow_reader_could_not_be_told_it_gets_the_last(bench: Bench) -> None:
+    await bench.watching()
+    bench.client.pause_writing()
+    for number in range(3):
+        bench.client.queued(Queued(generation_id=G, position=number, eta_s=1.0))
+        bench.client.notice(Notice(code="degraded", message=str(number), generation_id=G))
+        bench.client.event(Event(name="conversation.updated", data={}))
+    bench.turns.text("a")
+    bench.say({"type": "ping", "t": 1})
+    assert not bench.socket.reading
+    assert bench.socket.types() == ["welcome", "accepted", "pong"], (
+        "of its own frames those that were read are answered"
+    )
+    bench.client.resume_writing()
+    event, queued, notice, delta = bench.socket.sent[3:]
+    assert (event["name"], queued["position"], notice["message"], delta["d"]) == ("missed", 2, "2", "a")
+    assert bench.socket.reading
+
+
+async def test_who_is_still_behind_is_not_read(bench: Bench) -> None:
+    bench.client.pause_writing()
+    bench.say({"type": "ping", "t": 1})
+    bench.client.event(Event(name="conversation.updated", data={}))
+    for number in range(1000):
+        bench.client.notice(Notice(code="degraded", message="slow", generation_id=str(number)))
+    bench.socket.room = 1
+    bench.client.resume_writing()
+    assert bench.socket.types() == ["welcome", "pong", "event"]
+    assert not bench.socket.reading
+    bench.client.resume_writing()
+    assert bench.socket.types() == ["welcome", "pong", "event"] + ["notice"] * MAX_KEPT
+    assert bench.socket.reading
 
 
 # --- what the gateway says ----------------------------------------------------------------------------------------

@@ -425,3 +425,23 @@ def test_no_message_is_an_exception_and_every_answer_is_of_the_table(said: list[
                 assert isinstance(effect, do.Ask | do.View | do.Stop)
                 assert not isinstance(effect.frame, Ping)
         assert session.closed or effects
+
+
+@pytest.mark.parametrize("value", ["\x01" * 64, "é", "a" * 129, 'a"b', ""])
+@pytest.mark.parametrize("wrong", [{}, {"epoch": "x", "type": "resume"}])
+def test_what_has_no_form_of_an_id_is_not_repeated(value: str, wrong: dict[str, Any]) -> None:
+    session = Session()
+    (effect,) = say(session, CANCEL | {"generation_id": value} | wrong)
+    if isinstance(effect, do.Stop):
+        effects = session.refused(effect.number, ParleyError("not_found", "no such answer: " + value * 100))
+        told_back = error(effects)
+        assert len(told_back.message) <= 500
+    else:
+        told_back = error([effect])
+    assert told_back.generation_id is None
+
+
+def test_a_ping_carries_little() -> None:
+    session = Session()
+    assert told(say(session, PING | {"t": "a" * 64})) == [Pong(t="a" * 64)]
+    assert error(say(session, PING | {"t": "a" * 65})).param == "t"

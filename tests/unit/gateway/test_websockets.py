@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from core.bus.port import Bus
 from core.clock import SystemClock
-from core.config import Config
+from core.config import Config, Gateway
 from core.errors import Unavailable
 from core.events import EdgeMessage, UserEvent
 from ext.ws import Accept, Connection, Refuse, Request
@@ -85,9 +85,9 @@ class Inboxes:
         self.sent.append((edge, list(batch)))
 
 
-def new_sockets(notes: Notes | None = None) -> WebSockets:
-    identities = cast(Identities, Anybody())
-    return WebSockets(cast(Turns, None), identities, notes or Notes(), SystemClock(), Config(), "gw-1")
+def new_sockets(notes: Notes | None = None, per_user: int = 100) -> WebSockets:
+    identities, config = cast(Identities, Anybody()), Config(gateway=Gateway(connections_per_user=per_user))
+    return WebSockets(cast(Turns, None), identities, notes or Notes(), SystemClock(), config, "gw-1")
 
 
 async def connect(sockets: WebSockets, user: str, session: str, wire: Any = None) -> Client:
@@ -115,6 +115,29 @@ async def test_a_user_has_the_connections_that_are_open() -> None:
     assert sockets.of("ann") == ()
     again = await connect(sockets, "ann", "s1")
     assert sockets.of("ann") == (again,)
+
+
+async def test_who_is_told_that_there_are_too_many_takes_no_place() -> None:
+    notes = Notes()
+    sockets, wires = new_sockets(notes, per_user=2), [Wire() for _ in range(6)]
+    first, second = [await connect(sockets, "ann", f"s{n}", wires[n]) for n in range(2)]
+    refused = [await connect(sockets, "ann", f"s{n}", wires[n]) for n in range(2, 5)]
+    assert [wire.closed and wire.closed[0] for wire in wires] == [None, None, 4429, 4429, 4429, None]
+    first.on_close(1000, "")
+    last = await connect(sockets, "ann", "s5", wires[5])
+    assert (wires[5].closed, set(sockets.of("ann"))) == (None, {second, last})
+    for client in (*refused, second):
+        client.on_close(4429, "")
+    assert (sockets.of("ann"), notes.here) == ((last,), {"ann"})
+    last.on_close(1000, "")
+    assert (sockets.of("ann"), notes.here) == ((), set())
+
+
+async def test_a_cap_of_none_lets_everyone_in() -> None:
+    sockets, wires = new_sockets(per_user=0), [Wire() for _ in range(150)]
+    for wire in wires:
+        await connect(sockets, "ann", "s", wire)
+    assert [wire.closed for wire in wires if wire.closed] == []
 
 
 async def test_a_revocation_closes_what_it_names() -> None:

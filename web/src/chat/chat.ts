@@ -328,8 +328,11 @@ export class Chat {
 
   private changed(name: string, data: Readonly<Record<string, unknown>>): void {
     void this.list.refresh();
-    const thread = typeof data["conversation_id"] === "string" ? this.threads.get(data["conversation_id"]) : undefined;
-    if (thread && thread.outgoing.value === null) void this.load(thread);
+    const id = data["conversation_id"];
+    for (const thread of this.threads.values()) {
+      // Where events were left out, each of them may have changed.
+      if ((thread.id === id || name === "missed") && thread.outgoing.value === null) void this.load(thread);
+    }
     if (name.startsWith("quota") && typeof data["message"] === "string") toast(data["message"]);
   }
 
