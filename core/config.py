@@ -59,7 +59,8 @@ class Gateway(Section, frozen=True, kw_only=True):
 
     `trusted_proxies`: addresses and networks whose word is taken for a client's address, by a PROXY header of version 2
     (`proxy`, WebSockets only) or X-Forwarded-For (`forwarded`); with `socket` nobody's is. `connections_per_address`
-    counts WebSockets by that address, so it is for those who have said how it is found.
+    counts WebSockets by that address, so it is for those who have said how it is found. It, `max_connections` and the
+    handshakes' rate are a process's, over both its ports: behind one address N processes let in N times as many.
     """
 
     host: str = "127.0.0.1"

@@ -1,6 +1,7 @@
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable
 
+from ext.ws_budget import Budget as Budget
 from ext.ws_connection import Connection as Connection
 from ext.ws_hops import Hops as Hops
 from ext.ws_types import Accept as Accept
@@ -52,6 +53,7 @@ async def listen(
     loop: AbstractEventLoop | None = None,
     reuse_port: bool = True,
     hops: Hops = ...,
+    budget: Budget | None = None,
 ) -> Listener:
     """Listen for WebSocket connections (RFC 6455, no extensions, no TLS) on `host`:`port`.
 
@@ -59,5 +61,6 @@ async def listen(
     one task per handshake in progress, at most `Limits.authorising` of them; cancelled when the peer leaves or
     `Limits.handshake_s` has passed. An exception from it is logged and answered 500. `host` is an address or name; its
     first address is used. With `reuse_port` several processes share the port. `hops`: the proxies whose word is taken
-    for a client's address, which `Request.peer` then is. Raises OSError where the address cannot be had.
+    for a client's address, which `Request.peer` then is. `budget`: one that several listeners share, whose
+    limits and hops count then in place of these for what it bounds. Raises OSError where the address cannot be had.
     """

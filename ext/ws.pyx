@@ -9,17 +9,16 @@ import resource
 import socket
 import sys
 
-from ext.ws_admission import Admission
 from ext.ws_answers import crowded, encode_overloaded, spread_ms
+from ext.ws_budget import Budget
 from ext.ws_connection import BufferedConnection, Connection
-from ext.ws_door import Door
 from ext.ws_frames import close_code_valid
 from ext.ws_hops import Hops
 from ext.ws_refusals import Refusals
 from ext.ws_types import Accept, Handler, Limits, Refuse, Request
 from ext.ws_writer import Shared
 
-__all__ = ["Accept", "Connection", "Handler", "Hops", "Limits", "Listener", "Refuse", "Request", "listen"]
+__all__ = ["Accept", "Budget", "Connection", "Handler", "Hops", "Limits", "Listener", "Refuse", "Request", "listen"]
 
 log = logging.getLogger("ext.ws")
 
@@ -33,20 +32,19 @@ RESET_S = 1.0
 
 
 class Listener:
-    def __init__(self, loop, sock, accept, limits, hops):
+    def __init__(self, loop, sock, accept, limits, budget):
         self._loop = loop
         self._sock = sock
         self._port = sock.getsockname()[1]
         self._limits = limits
         self._empty = loop.create_future()
-        # Nobody is asked where they come from where it makes no difference.
-        self._door = Door(hops, limits.connections_per_address)
-        matters = limits.connections_per_address or hops.told != "socket"
-        self._shared = Shared(loop, accept, limits, self._on_empty, self._door if matters else None)
+        self._budget = budget
+        self._door = budget.door
+        self._shared = Shared(loop, accept, limits, self._on_empty, budget.door if budget.asks else None)
         self._adopting = set()
         self._accepting = True
         self._starved = None
-        self._admission = Admission(limits.handshakes_per_s, limits.handshakes_at_once, limits.retry_after_max_s)
+        self._admission = budget.admission
         self._refusals = Refusals(loop, limits.close_s, self._on_empty)
         self._refused = 0
         self._spare_file = None
@@ -55,6 +53,7 @@ class Listener:
         if self._file_limit <= sock.fileno():
             raise ValueError(f"Limits.reserved_files leaves no room below the limit of {files} files")
         self._keep_spare_file()
+        budget.join(self._shared)
         loop.add_reader(sock.fileno(), self._on_readable)
 
     @property
@@ -145,7 +144,7 @@ class Listener:
         limits = self._limits
         if sock.fileno() >= self._file_limit:
             self._refuse(sock, spread_ms(limits.retry_after_s), min(limits.refusals, limits.reserved_files // 4))
-        elif self._shared.connections >= limits.connections:
+        elif self._budget.full():
             self._refuse(sock, spread_ms(limits.retry_after_s), limits.refusals)
         else:
             self._admit(sock, peer[:2])
@@ -254,12 +253,14 @@ def _bind(family, address, limits, reuse_port):
     return sock
 
 
-async def listen(accept, str host, int port, limits=Limits(), *, loop=None, bint reuse_port=True, hops=Hops()):
+async def listen(
+    accept, str host, int port, limits=Limits(), *, loop=None, bint reuse_port=True, hops=Hops(), budget=None
+):
     loop = asyncio.get_running_loop() if loop is None else loop
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sock = _bind(found[0][0], found[0][4], limits, reuse_port)
     try:
-        return Listener(loop, sock, accept, limits, hops)
+        return Listener(loop, sock, accept, limits, Budget(limits, hops) if budget is None else budget)
     except BaseException:
         sock.close()
         raise

@@ -88,7 +88,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one connection, and one listener, may cost. Sizes are bytes, times seconds."""
+    """What one connection, and one listener, may cost (several with one `Budget`). Sizes are bytes, times seconds."""
 
     handshake_bytes: int = 8192
     """Request line and headers together; more is answered 431."""

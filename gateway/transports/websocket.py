@@ -15,7 +15,7 @@ from core.config import Config
 from core.errors import CLOSE_DRAINING, TABLE, ParleyError
 from core.model import MAX_CONTENT_BYTES
 from core.presence.port import Presence
-from ext.ws import Accept, Hops, Limits, Listener, Refuse, Request, listen
+from ext.ws import Accept, Budget, Hops, Limits, Listener, Refuse, Request, listen
 from gateway.connection import Client, Shared
 from gateway.identity import Identities, Identity, require_scope
 from gateway.turns import Turns
@@ -75,8 +75,9 @@ class WebSockets:
             bytes_at_once=settings.bytes_at_once,
         )
         hops = Hops(settings.trusted_proxies, settings.ws_client_address)
+        budget = Budget(limits, hops)
         for port in dict.fromkeys((settings.ws_port, settings.own_ws_port)):
-            listener = await listen(self._accept, settings.host, port, limits, hops=hops)
+            listener = await listen(self._accept, settings.host, port, limits, hops=hops, budget=budget)
             self._listeners.append(listener)
             log.info("WebSockets on %s:%d", settings.host, listener.port)
 
