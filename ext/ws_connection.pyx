@@ -13,7 +13,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.math cimport ceil
 
-from ext.ws_answers import HandshakeError, crowded, encode_accept, encode_overloaded, encode_refusal, spread_ms
+from ext.ws_answers import HandshakeError, encode_accept, encode_overloaded, encode_refusal, spread_ms
 from ext.ws_frames cimport (
     BINARY, CLOSE, FAILED, PING, PONG, TEXT, FrameParser, close_code_valid, encode_close, frame, text_frames, utf8,
 )
@@ -132,7 +132,9 @@ cdef class Connection(Metered):
     cdef int take_request(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef bytes head
         try:
-            head = self.handshake.head(data, size, self.shared.limits.handshake_bytes)
+            if self.handshake.take(data, size) and self.shared.door is not None:
+                self.come_from(self.handshake.peer)
+            head = self.handshake.head(self.shared.limits.handshake_bytes)
             if head is not None:
                 self.authorise(head)
         except HandshakeError as refused:
@@ -165,10 +167,7 @@ cdef class Connection(Metered):
 
     cdef int come_from(self, tuple peer) except -1:
         # A proxy's client is known: it is counted instead of the proxy.
-        door = self.shared.door
-        if door.full(peer[0]):
-            raise crowded(self.shared.limits.retry_after_max_s)
-        self.place = door.enter(peer[0])
+        self.place = self.shared.door.let_in(peer[0], self.shared.limits.retry_after_max_s)
         self.handshake.peer = peer
         return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ext.ws_answers import crowded
 from ext.ws_hops import Hops, parsed_address
 
 # A network of this many bits is what one customer of an IPv6 provider has: all its addresses are one place.
@@ -64,6 +65,12 @@ class Door:
             place = self._places[name] = Place(name)
         place.count += 1
         return place
+
+    def let_in(self, address: str, retry_after_max_s: float) -> Place | None:
+        """As `enter`; raises `HandshakeError` where there may be no more."""
+        if self.full(address):
+            raise crowded(retry_after_max_s)
+        return self.enter(address)
 
     def leave(self, place: Place) -> None:
         """Gives back what `enter` returned."""

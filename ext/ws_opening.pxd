@@ -6,5 +6,6 @@ cdef class Handshake:
     cdef tuple peer
     cdef bint awaits_proxy
 
-    cdef bytes head(self, const unsigned char* data, Py_ssize_t size, Py_ssize_t limit)
+    cdef bint take(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef bytes head(self, Py_ssize_t limit)
     cdef bint take_proxy(self) except -1

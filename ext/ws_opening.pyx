@@ -13,16 +13,20 @@ cdef class Handshake:
         self.peer = peer
         self.awaits_proxy = awaits_proxy
 
-    cdef bytes head(self, const unsigned char* data, Py_ssize_t size, Py_ssize_t limit):
-        # Take bytes; the request once its empty line is there, else None. Raises HandshakeError.
+    cdef bint take(self, const unsigned char* data, Py_ssize_t size) except -1:
+        # Take bytes; returns whether a PROXY header was completed by them. Raises HandshakeError.
+        self.received += data[:size]
+        return self.awaits_proxy and self.take_proxy()
+
+    cdef bytes head(self, Py_ssize_t limit):
+        # The request once its empty line is there, else None. Raises HandshakeError.
         cdef bytearray received = self.received
         cdef Py_ssize_t end
-        received += data[:size]
-        if not self.awaits_proxy and not 65 <= received[0] <= 90:
+        if self.awaits_proxy or not received:
+            return None
+        if not 65 <= received[0] <= 90:
             # No method begins like this: who speaks TLS, say, need not wait for the deadline to be told.
             raise HandshakeError(400, "this is no HTTP request")
-        if self.awaits_proxy and not self.take_proxy():
-            return None
         end = received.find(b"\r\n\r\n", max(0, self.searched - 3))
         self.searched = len(received)
         if (end + 4 if end >= 0 else len(received)) > limit:

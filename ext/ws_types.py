@@ -138,7 +138,7 @@ class Limits:
     """Open at once, handshakes included; one more is answered 503 with Retry-After before it is read."""
     connections_per_address: int = 0
     """Open at once from one client address (of IPv6, one network of 64 bits), handshakes included; one more is answered
-    429 with Retry-After: before it is read, where no proxy tells the address. 0: no such limit."""
+    429 with Retry-After: before its request is read, where that is not what tells the address. 0: no such limit."""
     handshakes_per_s: float = 0.0
     """Connections that are let in per second, whatever becomes of them; more are answered 503 before they are read.
     Each is told a Retry-After of its own: those that obey come back at this rate. 0: no such limit."""

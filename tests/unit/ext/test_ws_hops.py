@@ -217,3 +217,27 @@ async def test_behind_a_proxy_its_clients_are_counted(told: Told) -> None:
             client.reset()
         await eventually(lambda: gate.listener.connections == 0)
         assert [await gate.status(request(client)) for client in clients[:3]] == [101] * 3
+
+
+async def test_behind_a_balancer_clients_are_counted_from_the_header_on() -> None:
+    async with Gate(Hops(TRUSTED, "proxy"), connections_per_address=5, handshake_s=30.0) as gate:
+        half = [await gate.send(proxy_header("198.51.100.7") + REQUEST[:-2]) for _ in range(5)]
+        await eventually(lambda: gate.listener.connections == 5)
+        assert await gate.status(proxy_header("198.51.100.8") + REQUEST) == 101
+        refused = [
+            await gate.status(proxy_header("198.51.100.7") + more) for more in (b"", b"G", REQUEST[:-2], REQUEST)
+        ]
+        assert refused == [429] * 4
+        # However they leave, their places are free: gone, refused for what they sent, served and gone.
+        half[0].reset()
+        half[1].send(b"no header\r\n\r\n")
+        half[2].send(b"\r\n")
+        assert [(await client.answer())[0] for client in half[1:3]] == [400, 101]
+        for client in half[1:]:
+            client.reset()
+        await eventually(lambda: gate.listener.connections <= 1 + len(refused))
+        for client in gate.clients[6:]:
+            client.reset()
+        await eventually(lambda: gate.listener.connections == 1)
+        again = [await gate.status(proxy_header("198.51.100.7") + REQUEST) for _ in range(6)]
+        assert again == [101] * 5 + [429]
