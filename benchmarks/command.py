@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
@@ -23,6 +26,7 @@ DOCS = ROOT / "docs" / "benchmarks"
 COMMITTED = DOCS / "results.jsonl"
 README = ROOT / "README.md"
 SCRATCH = ROOT / "benchmarks" / "results" / "results.jsonl"
+INTERRUPTED = 130
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("scenario", nargs="*", default=[ALL], help="their names (default: all)")
     run_.add_argument("--peers", action="store_true", help="with the peers that this machine has")
     run_.add_argument("--tiny", action="store_true", help="that it works, not what it costs: a second each")
-    run_.add_argument("--rounds", type=int, metavar="N", help="other than the scenarios say")
+    run_.add_argument("--rounds", type=_positive, metavar="N", help="other than the scenarios say")
     run_.add_argument("--keep", action="store_true", help="replace only these scenarios in the committed results")
     run_.add_argument("--results", type=Path, metavar="FILE", help="where they go, instead of where they would")
     run_.add_argument("--folder", type=Path, metavar="DIR", help="for the stack's data (default: temporary files')")
@@ -68,18 +72,50 @@ def _run(args: argparse.Namespace) -> int:
         return _wrong(f"there is no scenario {unknown[0]!r}; there are: {', '.join(known)}")
     if args.tiny and args.keep:
         return _wrong("a tiny run says nothing about costs: it does not go into the committed results (--keep)")
-    path = args.results or _place(whole=set(names) == set(known) and not args.tiny, keep=args.keep)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    held = results.read(path) if args.keep and path.exists() else results.Results()
-    failed = _measure(args, names, held, path)
+    if args.folder is not None and not args.folder.is_dir():
+        return _wrong(f"there is no folder {args.folder}")
+    path = args.results or (COMMITTED if args.keep or _complete(args, set(names) == set(known)) else SCRATCH)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = results.read(path) if args.keep and path.exists() else results.Results()
+    except (OSError, ValueError) as error:
+        return _wrong(f"{_shown(path)}: {error}")
+    return _measured(args, names, held, path)
+
+
+def _complete(args: argparse.Namespace, whole: bool) -> bool:
+    """Whether a run, without being asked to, may replace the committed results: only one that has all of theirs."""
+    return whole and args.peers and not args.tiny and args.rounds is None
+
+
+def _measured(args: argparse.Namespace, names: Sequence[str], held: results.Results, path: Path) -> int:
+    """Measures into a file beside `path`, which takes its place when all is measured; an exit status."""
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        with _terminated_as_interrupted():
+            failed = _measure(args, names, held, part)
+    except KeyboardInterrupt:
+        told = f"; what was measured is in {_shown(part)}" if part.exists() else ""
+        _tell(f"interrupted: {_shown(path)} is as it was{told}")
+        return INTERRUPTED
+    part.replace(path)
     print(f"{_shown(path)} is written", file=sys.stderr)
-    _make_pages(path, None)
-    return 1 if failed else 0
+    return _pages(path, None) or (1 if failed else 0)
 
 
-def _place(*, whole: bool, keep: bool) -> Path:
-    """Where results go: into the tree only those of a whole run, or those that are asked to."""
-    return COMMITTED if whole or keep else SCRATCH
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does: what was started is stopped, and temporary files go. In the main thread only."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _measure(args: argparse.Namespace, names: Sequence[str], held: results.Results, path: Path) -> list[str]:
@@ -126,9 +162,14 @@ def _report(args: argparse.Namespace) -> int:
     path = args.results or COMMITTED
     if not path.exists():
         return _wrong(f"there is no {_shown(path)}: `parley bench run` writes it")
+    return _pages(path, args.out)
+
+
+def _pages(path: Path, out: Path | None) -> int:
+    """An exit status."""
     try:
-        _make_pages(path, args.out)
-    except (ValueError, msgspec.MsgspecError) as error:
+        _make_pages(path, out)
+    except (OSError, ValueError) as error:
         return _wrong(f"{_shown(path)}: {error}")
     return 0
 
@@ -144,6 +185,16 @@ def _make_pages(path: Path, out: Path | None) -> None:
     print(f"{_shown(folder / 'report.md')} and report.html are written", file=sys.stderr)
     if path.resolve() == COMMITTED and out is None:
         README.write_text(readme.put(README.read_text(), readme.render(found)))
+
+
+def _positive(text: str) -> int:
+    """Raises ValueError, which argparse tells."""
+    if (value := int(text)) < 1:
+        raise ValueError(f"{value} is not 1 or more")
+    return value
+
+
+_positive.__name__ = "number of 1 or more"  # as argparse calls it
 
 
 def _shown(path: Path) -> Path:

@@ -53,9 +53,10 @@ class Crowd:
             return time.monotonic() - began
 
     def join(self, site: Site, count: int, *, at_once: int = 64) -> range:
-        """New clients, open."""
-        numbers = self.prepare(site, count)
+        """New clients, open; not counted as work in `cores`: it comes before what is measured."""
+        numbers, cores = self.prepare(site, count), self.cores
         self.open(site, numbers, at_once=at_once)
+        self.cores = cores
         return numbers
 
     def ask(self, site: Site, numbers: Sequence[int], *, rate: float, seconds: float) -> tuple[Latencies, int]:

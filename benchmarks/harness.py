@@ -23,12 +23,14 @@ SETTLED_CORES = 0.15
 
 
 class Lent:
-    """The `Bench` of one run. `target`: a stack that runs already; else one is started at the first use. Must be
+    """The `Bench` of one run. `target`: a stack that runs already; else one is started at the first use. `settles`:
+    whether a measurement waits until the one before has left the machine at rest; a tiny one never does. Must be
     closed, in the main thread.
     """
 
-    def __init__(self, folder: Path, *, tiny: bool, target: Target | None = None) -> None:
+    def __init__(self, folder: Path, *, tiny: bool, target: Target | None = None, settles: bool = True) -> None:
         self.tiny = tiny
+        self.settles = settles and not tiny
         self._base = folder
         self._given = target
         self._held = contextlib.ExitStack()
@@ -112,7 +114,7 @@ def _rounds(scenario: Scenario[Any], bench: Lent, outcome: Outcome, count: int, 
                     tell(f"{scenario.name}: {name} {outcome.absent[name]}")
                     continue
                 outcome.samples.setdefault(name, []).append(sample)
-                if not bench.tiny and len(ready) > 1:
+                if bench.settles and len(ready) > 1:
                     _settle()
 
 
@@ -148,8 +150,10 @@ def _start(scenario: Scenario[Any], contestant: Contestant[Any], bench: Lent, he
 
 
 def _rotated(names: list[str], by: int) -> list[str]:
-    """So that none is always the first, or always after the same other: every other round goes backwards."""
-    at = by % len(names) if names else 0
+    """So that none is always the first, or always after the same other: every other round is the one before it,
+    backwards.
+    """
+    at = by // 2 % len(names) if names else 0
     turned = names[at:] + names[:at]
     return turned[::-1] if by % 2 else turned
 

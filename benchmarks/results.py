@@ -270,7 +270,10 @@ class Results:
         self.add(lines)
 
     def add(self, lines: Iterable[Line]) -> None:
-        """A scenario that is described again replaces what was there of it; runs without a scenario are dropped."""
+        """A scenario that is described again replaces what was there of it; runs without a scenario are dropped.
+
+        Raises ValueError for a figure before its scenario.
+        """
         for line in lines:
             match line:
                 case Run():
@@ -278,11 +281,17 @@ class Results:
                 case Described():
                     self.sections[line.scenario] = Section(line)
                 case Figure():
-                    self.sections[line.scenario].figures.append(line)
+                    self._section(line).figures.append(line)
                 case Aggregate():
-                    self.sections[line.scenario].aggregates.append(line)
+                    self._section(line).aggregates.append(line)
         order = sorted(self.sections.values(), key=lambda one: (one.described.order, one.described.scenario))
         self.sections = {one.described.scenario: one for one in order}
+
+    def _section(self, line: Figure | Aggregate) -> Section:
+        section = self.sections.get(line.scenario)
+        if section is None or all(entrant.name != line.contestant for entrant in section.described.contestants):
+            raise ValueError(f"{line.contestant!r} has a figure in {line.scenario!r}, where nothing says who that is")
+        return section
 
     @property
     def used(self) -> list[Run]:
@@ -299,6 +308,10 @@ class Results:
 
 
 def read(path: Path) -> Results:
-    """Raises OSError, msgspec.DecodeError, msgspec.ValidationError."""
+    """Raises OSError, and ValueError (msgspec's errors are some) where it is not what a run writes."""
     with path.open("rb") as file:
-        return Results(_decode(line) for line in file)
+        found = Results(_decode(line) for line in file)
+    lost = [name for name, section in found.sections.items() if section.described.run not in found.runs]
+    if lost:
+        raise ValueError(f"the run that measured {lost[0]!r} is not in it: nothing says where and when")
+    return found

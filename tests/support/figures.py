@@ -149,7 +149,7 @@ def run_line(name: str = "run1", *, tiny: bool = False) -> results.Run:
 
 def made(folder: Path, *scenarios: Scenario[Sizes], run: str = "run1") -> results.Results:
     """What a full run of these (by default both) gives."""
-    bench, found = Lent(folder, tiny=False), results.Results([run_line(run)])
+    bench, found = Lent(folder, tiny=False, settles=False), results.Results([run_line(run)])
     for scenario in scenarios or (IDLE, TURNS):
         found.add(results.lines_of(run_line(run), run_scenario(scenario, bench, peers=True)))
     return found
