@@ -214,6 +214,7 @@ cdef class Connection(Metered):
         cdef Handshake handshake = self.handshake
         self.state = OPEN
         self.handler = handler
+        self.bytes_until = self.frames_until = self.last_activity
         self.queue(answer)
         # Spread over the interval: after a storm of reconnects the pings must not come as a storm too.
         shared.wheel.schedule(self, shared.now(), shared.ping_s * (1 + shared.spread()) / 2)

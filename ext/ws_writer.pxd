@@ -18,6 +18,8 @@ cdef class Shared:
     cdef object tick
     cdef double last_turn
     cdef bint stalled
+    cdef double unread_since
+    cdef double forgiving_until
     cdef bytearray read_buffer
     cdef object read_view
     cdef unsigned char* read_data
@@ -36,6 +38,7 @@ cdef class Shared:
 
     cdef double now(self) except -1
     cdef double spread(self) except -1
+    cdef double metered_from(self, double now) except -1
     cdef int entered(self) except -1
     cdef int left(self) except -1
     cdef int flush_soon(self, Writer writer) except -1

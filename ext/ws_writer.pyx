@@ -19,6 +19,9 @@ cdef extern from "<sys/socket.h>" nogil:
 
 # A turn of the wheel that comes later than this finds bytes in the kernel that should be read first.
 cdef double STALL_S = 1.0
+# For so long after a stall, what a peer sent during it, of so many seconds at most, is not taken for a burst.
+cdef double FORGIVING_S = 5.0
+cdef double FORGIVEN_S = 30.0
 cdef double GOLDEN = 0.6180339887498949
 READ_BYTES = 65536
 
@@ -66,6 +69,12 @@ cdef class Shared:
         self.phase = (self.phase + GOLDEN) % 1.0
         return self.phase
 
+    cdef double metered_from(self, double now) except -1:
+        # The time at which what is read now may have come at the earliest: this one, but for a stall of ours.
+        if now - self.last_turn > self.wheel.tick_s + STALL_S:
+            return max(self.last_turn, now - FORGIVEN_S)
+        return self.unread_since if now < self.forgiving_until else now
+
     cdef int entered(self) except -1:
         # Count a TCP connection; the wheel turns while there are any.
         self.connections += 1
@@ -84,6 +93,9 @@ cdef class Shared:
         """Advance the wheel; called by the loop."""
         cdef double now = self.now()
         cdef bint stalled = now - self.last_turn > self.wheel.tick_s + STALL_S
+        if stalled:
+            self.unread_since = self.metered_from(now)
+            self.forgiving_until = now + FORGIVING_S
         self.last_turn = now
         self.tick = None
         if self.connections:

@@ -79,11 +79,11 @@ async def test_deadlines_outlive_one_that_fails(caplog: pytest.LogCaptureFixture
 
 
 RATES = st.sampled_from([0.0, 0.25, 8.0, 4096.0])
-SIZES = st.integers(1, 2**20)
+SIZES = st.integers(2**17, 2**20)
 SPENT = st.tuples(st.integers(0, 65_536), st.integers(0, 200), st.integers(0, 2**12).map(lambda n: n / 256))
 
 
-@given(RATES, RATES, SIZES, SIZES, st.lists(SPENT, max_size=60))
+@given(RATES, RATES, SIZES, st.integers(1, 2**20), st.lists(SPENT, max_size=60))
 def test_the_meter_agrees_with_its_reference(
     byte_rate: float, frame_rate: float, at_once: int, frames_at_once: int, spent: list[tuple[int, int, float]]
 ) -> None:
@@ -96,7 +96,40 @@ def test_the_meter_agrees_with_its_reference(
     now = loop.now
     for size, frames, pause in spent:
         now += pause
+        while loop.now < now:
+            loop.turn(min(now, loop.now + 1.0))
         assert meter.spend(size, frames, now) == reference.spend(size, frames, now)
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["after the turn", "before the turn"])
+def test_a_stall_of_ours_is_not_taken_for_a_burst_of_theirs(noticed: bool) -> None:
+    loop = HandTurned()
+    limits = Limits(frames_per_s=50.0, frames_at_once=20)
+    meter: Any = BufferedConnection(Shared(cast(Any, loop), never, limits, lambda: None), ("", 0))
+    assert meter.spend(0, 20, 100.0) == (False, False)
+    loop.now = 106.0
+    if noticed:
+        loop.turn(106.0)
+    # Six seconds' worth, in two reads, and no more.
+    assert meter.spend(0, 145, 106.0) == (False, False)
+    if not noticed:
+        loop.turn(106.0)
+    assert meter.spend(0, 155, 106.0) == (False, False)
+    assert meter.spend(0, 1, 106.0) == (False, True)
+
+
+def test_what_is_forgiven_after_a_stall_has_an_end() -> None:
+    loop = HandTurned()
+    limits = Limits(frames_per_s=50.0, frames_at_once=20)
+    shared = Shared(cast(Any, loop), never, limits, lambda: None)
+    meters: list[Any] = [BufferedConnection(shared, ("", 0)) for _ in range(3)]
+    loop.turn(1000.0)
+    # Of fifteen minutes half a minute.
+    assert meters[0].spend(0, 30 * 50 + 20, 1000.0) == (False, False)
+    assert meters[1].spend(0, 30 * 50 + 21, 1000.0) == (False, True)
+    for second in range(1, 6):
+        loop.turn(1000.0 + second)
+    assert meters[2].spend(0, 21, 1005.0) == (False, True)
 
 
 def test_the_wheel_turns_only_while_there_are_connections() -> None:
