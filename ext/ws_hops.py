@@ -11,6 +11,8 @@ Told = Literal["socket", "proxy", "forwarded"]
 
 # Chains are short; a header that is a list of thousands is not worth reading.
 MAX_HOPS = 32
+# ::ffff:0:0/96 holds all of IPv4.
+MAPPED_BITS = 96
 
 
 class Hops:
@@ -26,7 +28,7 @@ class Hops:
         if told != "socket" and not trusted:
             raise ValueError(f"a client's address comes from {told!r}, but no proxy is trusted to tell it")
         self.told = told
-        self._networks = [ipaddress.ip_network(text, strict=False) for text in trusted]
+        self._networks = [_network(text) for text in trusted]
 
     def trusts(self, address: str) -> bool:
         """Whether a peer of this address is a proxy that tells its client's."""
@@ -52,6 +54,17 @@ class Hops:
 
     def _trusted(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network; IPv4 written as IPv6 is IPv4, as it is with addresses. ValueError for what is none."""
+    network = ipaddress.ip_network(text, strict=False)
+    written = ipaddress.ip_interface(text).ip
+    if not isinstance(written, ipaddress.IPv6Address) or written.ipv4_mapped is None:
+        return network
+    if network.prefixlen < MAPPED_BITS:
+        raise ValueError(f"{text} is wider than all of IPv4 within IPv6: write it as a network of IPv4")
+    return ipaddress.IPv4Network((written.ipv4_mapped, network.prefixlen - MAPPED_BITS), strict=False)
 
 
 def parsed_address(text: str) -> Address | None:

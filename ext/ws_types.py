@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ext.ws import Connection
+
+READ_BYTES = 65_536
+"""What one read takes from a socket at most."""
 
 
 class Handler:
@@ -158,6 +162,8 @@ class Limits:
     """Connections that the kernel completes before they are accepted (bounded by net.core.somaxconn)."""
 
     def __post_init__(self) -> None:
+        if not all(math.isfinite(getattr(self, each.name) or 0) for each in fields(self)):
+            raise ValueError("numbers of Limits must be finite")
         positive = (
             *(self.handshake_bytes, self.headers, self.handshake_s, self.authorising, self.message_bytes),
             *(self.fragments, self.message_s, self.ping_s, self.pong_s, self.close_s, self.stuck_s),
@@ -171,5 +177,7 @@ class Limits:
             < 0
         ):
             raise ValueError("rates and refusals of Limits must be positive, or 0")
+        if self.bytes_per_s and self.bytes_at_once < self.message_bytes + READ_BYTES:
+            raise ValueError(f"Limits needs bytes_at_once >= message_bytes + {READ_BYTES}: a message and a read")
         if not 0 <= self.write_low < self.write_high <= self.write_max:
             raise ValueError("Limits needs 0 <= write_low < write_high <= write_max")

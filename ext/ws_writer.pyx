@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 from cpython.bytearray cimport PyByteArray_AS_STRING
 
 from ext.ws_frames cimport FrameParser
+from ext.ws_types import READ_BYTES
 from ext.ws_wheel cimport Timer, Wheel
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -23,7 +24,6 @@ cdef double STALL_S = 1.0
 cdef double FORGIVING_S = 5.0
 cdef double FORGIVEN_S = 30.0
 cdef double GOLDEN = 0.6180339887498949
-READ_BYTES = 65536
 
 # Reading and handling what was read are one uninterrupted step of a loop: one buffer serves all its listeners.
 read_buffers = WeakKeyDictionary()

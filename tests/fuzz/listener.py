@@ -28,7 +28,9 @@ from tests.support.websocket import BINARY, CLOSE, PING, PONG, REQUEST, TEXT
 
 ANSWER_S = 10.0
 LIMITS = Limits(message_bytes=MESSAGE_BYTES, fragments=FRAGMENTS, handshake_s=30, close_s=20)
-TIGHT = replace(LIMITS, frames_per_s=0.1, frames_at_once=4, bytes_per_s=1.0, bytes_at_once=1000)
+TIGHT = replace(
+    LIMITS, frames_per_s=0.1, frames_at_once=4, bytes_per_s=1.0, bytes_at_once=LIMITS.message_bytes + 65_536
+)
 TOO_MUCH = 4429
 NO_REQUEST = HandshakeError(400, "this is no HTTP request").encode()
 

@@ -66,11 +66,27 @@ def test_nobody_is_trusted_where_addresses_come_from_the_socket() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trusted", "told"), [(["10.0.0.0/33"], "forwarded"), (["10.0.0.1"], "headers"), ([], "proxy")]
+    ("trusted", "told"),
+    [
+        (["10.0.0.0/33"], "forwarded"),
+        (["::ffff:10.0.0.0/8"], "forwarded"),
+        (["10.0.0.1"], "headers"),
+        ([], "proxy"),
+    ],
 )
 def test_what_cannot_be_meant_is_told(trusted: Sequence[str], told: Told) -> None:
-    with pytest.raises(ValueError, match=r"10\.0\.0\.0/33|'headers'|no proxy is trusted"):
+    with pytest.raises(ValueError, match=r"10\.0\.0\.0/33|wider than|'headers'|no proxy is trusted"):
         Hops(trusted, told)
+
+
+def test_ipv4_networks_may_be_written_as_ipv6() -> None:
+    hops = Hops(["::ffff:10.0.0.0/104", "::ffff:192.0.2.7", "::ffff:198.51.100.0/120"], "proxy")
+    assert hops.trusts("10.9.9.9")
+    assert hops.trusts("::ffff:10.9.9.9")
+    assert hops.trusts("192.0.2.7")
+    assert hops.trusts("198.51.100.255")
+    assert not hops.trusts("11.0.0.0")
+    assert not hops.trusts("192.0.2.8")
 
 
 ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6, network="2001:db8::/124")).map(str)

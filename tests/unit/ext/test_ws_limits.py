@@ -285,6 +285,10 @@ async def test_abort_resets(start_site: StartSite) -> None:
         {"write_high": 10, "write_low": 1, "write_max": 9},
         {"write_low": -1},
         {"handshakes_per_s": -1.0},
+        {"ping_s": float("nan")},
+        {"frames_per_s": float("nan")},
+        {"handshakes_per_s": float("inf")},
+        {"bytes_per_s": 1.0, "bytes_at_once": 131_071},
     ],
 )
 def test_impossible_limits_are_told(wrong: dict[str, Any]) -> None:
