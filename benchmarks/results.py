@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks.harness import Outcome
 from benchmarks.machine import Machine
-from benchmarks.scenario import BUSY, Goal, Metric, Role, Sample
+from benchmarks.scenario import BUSY, Goal, Metric, Role, Sample, clocked
 
 GENERATOR = "generator"
 """The metric that every contestant has which is offered a load: `Sample.generator`."""
@@ -259,6 +259,10 @@ class Section:
     def busy(self, contestant: str) -> bool:
         """Whether the load generator may have been the bottleneck."""
         return any(one.median > BUSY for one in self.of(GENERATOR, contestant))
+
+    def bound(self, metric: str, contestant: str) -> bool:
+        """Whether that makes the figure a bound: rates and latencies are, what CPU and memory things took is not."""
+        return self.busy(contestant) and metric in clocked(self.described.metrics)
 
 
 class Results:

@@ -73,6 +73,24 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str = ""
 
 
+CLOCKED = ("ms", "s", "1/s", "turns/s")
+"""Units of what is told by the clock on the wall, where it is not CPU."""
+
+
+def clocked(metrics: Sequence[Metric]) -> set[str]:
+    """The keys of those that are told by the clock on the wall, by their units and labels; one "of it" is as the one
+    before it that is not.
+    """
+    found: set[str] = set()
+    whole = False
+    for metric in metrics:
+        if not metric.label.startswith("of it"):
+            whole = metric.unit in CLOCKED and "CPU" not in metric.label
+        if whole and metric.unit in CLOCKED:
+            found.add(metric.key)
+    return found
+
+
 class Value(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a metric was in one round, in its unit; `at`: the load at which, see `Metric.per`."""
 

@@ -107,7 +107,7 @@ def _headline(section: Section, metric: Metric, found: Aggregate) -> list[str]:
 
 
 def _figure(section: Section, found: Aggregate) -> str:
-    bound = " (a bound: the generator was busy)" if section.busy(found.contestant) else ""
+    bound = " (a bound: the generator was busy)" if section.bound(found.metric, found.contestant) else ""
     return f"{number(found.median)} {found.unit}{bound}"
 
 
@@ -191,8 +191,8 @@ def _figures(section: Section) -> Iterator[Block]:
     yield Table(["figure", *(entrant.name for entrant in measured), "goal"], rows, strong, words=[len(measured) + 1])
     if any(section.busy(entrant.name) for entrant in measured):
         yield Text(
-            f"† The load generator used more than {percent(BUSY)} of a core: it may have been the bottleneck, so these "
-            "rates are lower bounds and these latencies upper ones."
+            f"† The load generator used more than {percent(BUSY)} of a core: it may have been the bottleneck, so rates "
+            "marked so are lower bounds and latencies upper ones. What CPU and memory things took is not marked."
         )
 
 
@@ -204,7 +204,7 @@ def _cell(section: Section, metric: str, entrant: Entrant, at: float | None) -> 
     found = _at(section, metric, entrant.name, at)
     if found is None:
         return ""
-    return spread(found) + (" †" if section.busy(entrant.name) else "")
+    return spread(found) + (" †" if section.bound(metric, entrant.name) else "")
 
 
 def _goal(section: Section, metric: Metric, at: float | None) -> Iterable[str]:
@@ -234,7 +234,14 @@ def _charts(section: Section) -> Iterator[Block]:
                 yield Chart(title, svg.lines(title, metric.unit, metric.per, series, bound))
         else:
             rows = [
-                svg.Bar(name, kind, found[0].median, found[0].low, found[0].high, "†" if section.busy(name) else "")
+                svg.Bar(
+                    name,
+                    kind,
+                    found[0].median,
+                    found[0].low,
+                    found[0].high,
+                    "†" if section.bound(metric.key, name) else "",
+                )
                 for name, kind in kinds.items()
                 if (found := section.of(metric.key, name))
             ]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.pages.blocks import Block, Bullets, Heading, Table, Text
-from benchmarks.results import Results
-from benchmarks.scenario import Feeds
+from benchmarks.results import Aggregate, Results, Section
+from benchmarks.scenario import Feeds, Metric
 from benchmarks.words import number, percent
 
 ONLINE = (1_000, 10_000, 100_000, 1_000_000)
@@ -41,7 +41,9 @@ INPUTS: Mapping[Feeds, Input] = {
 
 
 class Measured(NamedTuple):
-    scenario: str
+    """`by`: the scenario, and of what contestant and at what load, where there are several."""
+
+    by: str
     value: float
 
 
@@ -51,11 +53,17 @@ def inputs(results: Results) -> dict[Feeds, Measured]:
     for section in results.sections.values():
         ours = [entrant.name for entrant in section.measured if entrant.role == "ours"]
         for metric in section.described.metrics:
-            medians = [one.median for name in ours for one in section.of(metric.key, name)]
-            if metric.feeds is not None and medians:
-                costliest = min(medians) if metric.more else max(medians)
-                found[metric.feeds] = Measured(section.described.title, costliest)
+            all_ = [one for name in ours for one in section.of(metric.key, name)]
+            if metric.feeds is not None and all_:
+                costliest = (min if metric.more else max)(all_, key=lambda one: one.median)
+                found[metric.feeds] = Measured(_by(section, metric, costliest, several=len(ours) > 1), costliest.median)
     return found
+
+
+def _by(section: Section, metric: Metric, found: Aggregate, *, several: bool) -> str:
+    of = [found.contestant] if several else []
+    at = [] if found.at is None else [f"{number(found.at)} {metric.per}"]
+    return ", ".join([section.described.title, *of, *at])
 
 
 def blocks(results: Results) -> list[Block]:
@@ -67,13 +75,16 @@ def blocks(results: Results) -> list[Block]:
         [
             each.label,
             f"{number(found[feeds].value)} {each.unit}" if feeds in found else "not measured",
-            found[feeds].scenario if feeds in found else "",
+            found[feeds].by if feeds in found else "",
         ]
         for feeds, each in INPUTS.items()
     ]
     return [
         Heading(2, "Sizing a fleet", "fleet"),
-        Text("What one connection, one message and one turn cost is measured; the rest is arithmetic, shown below."),
+        Text(
+            "What one connection, one message and one turn cost is measured, and of several figures the "
+            "costliest is taken; the rest is arithmetic, shown below."
+        ),
         Table(["what the model takes", "measured", "by"], rows, words=[2]),
         Table(["so that", ""], derived(values)),
         Heading(3, "For so many users online"),

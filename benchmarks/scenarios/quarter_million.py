@@ -175,6 +175,7 @@ def _measured(opened: _Held, sizes: Sizes) -> Sample:
             Value("late", told.latency("late").at(99)),
             Value("idle_cores", idle.total_s / idle.at),
             Value("ping_cores", busy.total_s / busy.at),
+            Value("generators", told.cpu_s / told.wall_s),
         ],
         generator=max(opened.busiest, told.busiest),
         wrong=wrong + ([f"{unanswered} of {asked} pings were not answered"] if unanswered else []),
@@ -221,6 +222,7 @@ def _scenario_metrics() -> list[Metric]:
         Metric(key="total", label="all gateways (PSS) and the kernel's share of their ends", unit="GiB"),
         Metric(key="idle_cores", label="CPU of all gateways while nothing is asked", unit="cores"),
         Metric(key="ping_cores", label="CPU of all gateways while they are pinged", unit="cores"),
+        Metric(key="generators", label="all generators together, while they ping", unit="cores"),
         Metric(key="handshakes", label="handshakes on the wall clock while they open", unit="1/s", more=True),
         Metric(key="handshake_cpu", label="CPU of a gateway for one, while they open", unit="µs"),
     ]
@@ -237,7 +239,9 @@ SCENARIO = Scenario(
         "{at_once} handshakes at any moment each, from {sources} loopback addresses each. All stay open, heartbeats "
         "and all. In each round nothing is asked for {hold_s:.0f} s, then {rate:,} pings a second in an open loop "
         "for {ping_s:.0f} s, each on a random one of all connections. Memory for each connection is what it grew by "
-        "from none to all; the kernel's is halved, because both ends are on this machine."
+        "from none to all; the kernel's is halved, because both ends are on this machine. They are "
+        "opened once: what they take of memory, and what their handshakes cost, is measured that once and stands in "
+        "every round."
     ),
     floor="None here: what a connection costs the floor is in the scenario of idle connections.",
     peers="None: one machine holds either them or us; what a connection costs them is in the same scenario.",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import command, results
+from benchmarks import command, machine, results
 from benchmarks.harness import Lent, Outcome, run_scenario
 from benchmarks.scenario import Scenario
 from cli.main import main
@@ -25,7 +25,7 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(command, "SCRATCH", tmp_path / "scratch" / "results.jsonl")
     monkeypatch.setattr(command, "README", tmp_path / "README.md")
     monkeypatch.setattr(command, "all_scenarios", lambda: {"idle": IDLE, "turns": TURNS})
-    monkeypatch.setattr(command.machine, "describe", lambda folder: MACHINE)
+    monkeypatch.setattr(machine, "describe", lambda folder: MACHINE)
     command.README.write_text(
         "# Parley\n\n<!-- figures: written by `parley bench report` -->\n<!-- end of the figures -->\n"
     )

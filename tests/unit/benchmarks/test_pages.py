@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from benchmarks import command, results, svg
 from benchmarks.pages import content, fleet, markdown, page, readme
+from benchmarks.scenario import Metric
 from benchmarks.words import number
-from tests.support.figures import TURNS, made, run_line
+from tests.support.figures import TURNS, contestant, made, run_line
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,7 +28,8 @@ def test_markdown_tells_figures_goals_and_mishaps(found: results.Results) -> Non
     text = markdown.render(content.blocks(found))
     assert "| RSS for each (KiB) | **3.90 (3.74–4.09)** | 1.30 (1.25–1.37) |" in text
     assert "≥ 0.900 × floor, **not reached**" in text
-    assert "8.60 (8.26–9.03) †" in text, "its generator was busy"
+    assert "96,000 (92,160–100,800) †" in text, "its generator was busy"
+    assert "8.60 (8.26–9.03) |" in text, "which memory does not mind"
     assert "**granian**: failed in round 3" in text
     assert "there is no `centrifugo` on PATH" in text
     assert "Parley, round 1: the text of turn 3 is cut" in text
@@ -124,6 +127,13 @@ def test_a_fleet_is_computed_from_what_was_measured(found: results.Results) -> N
     cores = 1_000_000 * (fleet.SOCKETS * 4 + fleet.TURNS / 3600 * (5_000 + fleet.DELTAS * 3)) / 1e6 / fleet.SHARE
     assert f"| 1,000,000 | 80 | {number(memory)} | {number(cores)} |" in text
     assert "| CPU of the gateway for a small message and its answer | not measured |  |" in text
+
+
+def test_the_model_says_at_what_load_and_of_whom_it_takes_a_figure(tmp_path: Path) -> None:
+    metric = Metric(key="p99", label="CPU", unit="µs", per="pings/s", feeds="cpu_us_per_delta")
+    two = [contestant(name, "ours", {"p99": costs}) for name, costs in (("one", (1.0, 2.0, 9.0)), ("two", (1.0,) * 3))]
+    scenario = dataclasses.replace(TURNS, metrics=[metric], contestants=two)
+    assert fleet.inputs(made(tmp_path, scenario)) == {"cpu_us_per_delta": ("Turns, one, 4,000 pings/s", 9.0)}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import meter, results
 from benchmarks.harness import Lent, run_scenario
-from benchmarks.scenario import Bench, Contestant, Measure, Sample, Value
+from benchmarks.scenario import Bench, Contestant, Measure, Metric, Sample, Value, clocked
 from tests.support.figures import IDLE, TURNS, Sizes, made, run_line
 
 
@@ -26,6 +26,19 @@ def test_figures_are_medians_of_rounds_with_ratios_and_goals(tmp_path: Path) -> 
     curve = section.of("p99", "Parley")
     assert [(one.at, one.reached) for one in curve] == [(100, None), (1000, None), (4000, True)]
     assert [section.busy(name) for name in ("Parley", "picows")] == [False, True]
+
+
+def test_a_busy_generator_bounds_what_the_clock_on_the_wall_tells() -> None:
+    labels = [
+        ("p99", "ms"),
+        ("CPU of one", "ms"),
+        ("of it NATS", "ms"),
+        ("rate", "1/s"),
+        ("of it new", "1/s"),
+        ("x", "µs"),
+    ]
+    metrics = [Metric(key=label, label=label, unit=unit) for label, unit in labels]
+    assert clocked(metrics) == {"p99", "rate", "of it new"}
 
 
 def test_what_fails_is_told_and_only_ours_fails_a_run(tmp_path: Path) -> None:
