@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import meter
-from benchmarks.scenario import CannotStart, Contestant, Measure, Sample, Scenario
+from benchmarks.scenario import CannotStart, Contestant, LeftOut, Measure, Sample, Scenario
 from benchmarks.target import Target, started
 
 Tell = Callable[[str], None]
 
+NOT_ASKED = "not asked for: peers are measured with --peers"
 # Between two measurements.
 SETTLE_S = 6.0
 SETTLE_STEP_S = 0.25
@@ -134,12 +135,14 @@ def _started(
 ) -> Iterator[tuple[str, Measure]]:
     for contestant in scenario.contestants:
         if contestant.role == "peer" and not peers:
-            outcome.absent[contestant.name] = "not asked for: peers are measured with --peers"
+            outcome.absent[contestant.name] = NOT_ASKED
             continue
         try:
             yield contestant.name, _start(scenario, contestant, bench, held)
         except CannotStart as error:
             outcome.absent[contestant.name] = f"cannot be started here: {error}"
+        except LeftOut as error:
+            outcome.absent[contestant.name] = f"left out: {error}"
         except Exception as error:
             outcome.absent[contestant.name] = f"did not start: {_reason(error)}"
 

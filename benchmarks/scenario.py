@@ -41,6 +41,10 @@ class CannotStart(Exception):
     """A contestant that this machine cannot run; the text says why, and the report shows it."""
 
 
+class LeftOut(Exception):
+    """A contestant that does not do what is asked, on any machine; the text says why, and the report shows it."""
+
+
 class Goal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A bound on our median, in the metric's unit, or on the ratio to the floor. All that are set must hold; `at`: only
     at this load.
@@ -134,7 +138,7 @@ Measure = Callable[[int], Sample]
 
 @dataclass(frozen=True)
 class Contestant(Generic[Size]):
-    """`start` sets it up, once for all rounds, and cleans up when left. Raises `CannotStart`.
+    """`start` sets it up, once for all rounds, and cleans up when left. Raises `CannotStart`, `LeftOut`.
 
     What wants a fresh process in each round starts it in the measure. While others are measured it must use no CPU.
     """

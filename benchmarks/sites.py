@@ -19,7 +19,7 @@ from benchmarks import credentials
 from benchmarks.native.upgrade import upgrade
 from benchmarks.peers.__main__ import SERVERS
 from benchmarks.processes import accepting, gateways, running
-from benchmarks.scenario import Bench, CannotStart, Contestant, Measure, Role
+from benchmarks.scenario import Bench, CannotStart, Contestant, LeftOut, Measure, Role
 from cli.ports import choose
 
 ECHOED = b"a question of thirty-two letters"
@@ -156,7 +156,7 @@ def lacking(why: str) -> Opener:
     """For a peer that has no such mode."""
 
     def refuse(bench: Bench) -> Opened:
-        raise CannotStart(why)
+        raise LeftOut(why)
 
     return refuse
 

@@ -47,4 +47,12 @@ def goal(found: Goal, unit: str) -> str:
 
 def label(metric: Metric, at: float | None) -> str:
     """With the load, where there are several."""
-    return metric.label if at is None else f"{metric.label}, {number(at)} {metric.per}"
+    return metric.label if at is None else f"{metric.label}, {load(metric, at)}"
+
+
+def load(metric: Metric, at: float) -> str:
+    """The load, as "4,000 pings/s" or "1 delta that comes at once"."""
+    first, _, rest = metric.per.partition(" ")
+    if at == 1 and first.isalpha() and first.endswith("s"):
+        return f"1 {first.removesuffix('s')} {rest}".replace(" that come ", " that comes ").rstrip()
+    return f"{number(at)} {metric.per}"

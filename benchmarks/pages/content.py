@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 
 from benchmarks import svg
+from benchmarks.harness import NOT_ASKED
 from benchmarks.pages import fleet
 from benchmarks.pages.blocks import Block, Bullets, Chart, Heading, Table, Text
 from benchmarks.pages.style import OURS, PEERS
@@ -72,14 +73,19 @@ def _short(results: Results) -> Iterator[Block]:
     if rows:
         yield Table(["what has a goal", "Parley", "÷ floor", "best peer", "goal", "reached"], rows, [1], words=[3, 4])
     missing = [
-        f"{section.described.title}: **{entrant.name}** {entrant.absent}"
+        (section.described.title, entrant)
         for section in results.sections.values()
         for entrant in section.described.contestants
         if entrant.absent
     ]
-    if missing:
+    if unasked := list(dict.fromkeys(entrant.name for _, entrant in missing if entrant.absent == NOT_ASKED)):
+        yield Text(f"Peers that were not asked for, in some parts or all (`--peers`): {', '.join(unasked)}.")
+    told = [
+        f"{title}: **{entrant.name}** {entrant.absent}" for title, entrant in missing if entrant.absent != NOT_ASKED
+    ]
+    if told:
         yield Text("Not measured, or not to the end:")
-        yield Bullets(missing)
+        yield Bullets(told)
 
 
 def headlines(section: Section, *, everything: bool) -> Iterator[list[str]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from benchmarks.pages.blocks import Block, Bullets, Heading, Table, Text
 from benchmarks.results import Aggregate, Results, Section
 from benchmarks.scenario import Feeds, Metric
-from benchmarks.words import number, percent
+from benchmarks.words import load, number, percent
 
 ONLINE = (1_000, 10_000, 100_000, 1_000_000)
 SOCKETS = 1.2  # connections of one user who is online: most have one device open
@@ -62,7 +62,7 @@ def inputs(results: Results) -> dict[Feeds, Measured]:
 
 def _by(section: Section, metric: Metric, found: Aggregate, *, several: bool) -> str:
     of = [found.contestant] if several else []
-    at = [] if found.at is None else [f"{number(found.at)} {metric.per}"]
+    at = [] if found.at is None else [load(metric, found.at)]
     return ", ".join([section.described.title, *of, *at])
 
 

@@ -91,7 +91,12 @@ SCENARIO = Scenario(
         "The same script and arguments over one connection with nothing around it: a call is a write, a reply a "
         "future; no deadlines, no reconnecting, no stand-in for a Redis that is away."
     ),
-    peers="None: the script is ours. The floor does what `redis-benchmark` would do with it.",
+    peers=(
+        "None: the script is ours. The floor stands in for `redis-benchmark`: it is our own client in Python, with "
+        "hiredis' parser, that sends the same EVALSHA with the same keys, as many in flight over one connection, "
+        "where `redis-benchmark` is in C and has a connection for each of them. So the server's rates are compared by "
+        "Redis' CPU for the calls, not by how fast a client sends."
+    ),
     misleads=(
         "The generator is the client that is measured, in Python, so its CPU is the figure and not a bound; on a "
         "machine of few cores Redis and the client wait for each other, which the latencies show."

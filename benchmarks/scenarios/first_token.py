@@ -127,8 +127,9 @@ SCENARIO = Scenario(
     how=(
         "Turns are sent over {users} WebSockets of as many users at two gateways, each in a conversation of its own, "
         "at random moments (Poisson), whether earlier ones have ended or not; as many a second as use a tenth and half "
-        "of all processors, which a trial finds out. The scripted provider answers each without delay, with {deltas} "
-        "pieces of text, {delay_ms:.0f} ms apart. Right before each run the same answers are asked for at the same "
+        "of all processors, which a trial finds out; the stack and the provider count for it, the load generator "
+        "does not. The scripted provider answers each without delay, with {deltas} pieces of text, "
+        "{delay_ms:.0f} ms apart. Right before each run the same answers are asked for at the same "
         "pace from the provider directly. Times count from the moment at which a turn was due. Added is the difference "
         "of the percentiles. Every text is compared with what the provider gives."
     ),

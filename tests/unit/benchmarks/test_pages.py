@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import command, results, svg
+from benchmarks.harness import Lent, run_scenario
 from benchmarks.pages import content, fleet, markdown, page, readme
 from benchmarks.scenario import Metric
-from benchmarks.words import number
-from tests.support.figures import TURNS, contestant, made, run_line
+from benchmarks.words import label, number
+from tests.support.figures import IDLE, TURNS, contestant, made, run_line
 
 ROOT = Path(__file__).parents[3]
 
@@ -134,6 +135,28 @@ def test_the_model_says_at_what_load_and_of_whom_it_takes_a_figure(tmp_path: Pat
     two = [contestant(name, "ours", {"p99": costs}) for name, costs in (("one", (1.0, 2.0, 9.0)), ("two", (1.0,) * 3))]
     scenario = dataclasses.replace(TURNS, metrics=[metric], contestants=two)
     assert fleet.inputs(made(tmp_path, scenario)) == {"cpu_us_per_delta": ("Turns, one, 4,000 pings/s", 9.0)}
+
+
+def test_peers_that_were_not_asked_for_are_told_in_one_line(tmp_path: Path) -> None:
+    outcome = run_scenario(IDLE, Lent(tmp_path, tiny=False, settles=False), peers=False)
+    found = results.Results([run_line(), *results.lines_of(run_line(), outcome)])
+    short = markdown.render(content.blocks(found)).partition("## Sizing")[0]
+    assert short.count("not asked for") == 1
+    assert "(`--peers`): picows, granian, Centrifugo." in short
+    assert "Not measured, or not to the end" not in short
+
+
+@pytest.mark.parametrize(
+    ("at", "per", "text"),
+    [
+        (1, "deltas that come at once", "CPU, 1 delta that comes at once"),
+        (4, "deltas that come at once", "CPU, 4 deltas that come at once"),
+        (1, "pings/s", "CPU, 1 pings/s"),
+        (None, "", "CPU"),
+    ],
+)
+def test_one_of_a_load_is_not_several(at: float | None, per: str, text: str) -> None:
+    assert label(Metric(key="cpu", label="CPU", unit="µs", per=per), at) == text
 
 
 @pytest.mark.parametrize(
