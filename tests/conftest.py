@@ -19,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed", type=int, default=None, metavar="N", help="run this one seed of the simulation again, with its trace"
     )
+    parser.addoption(
+        "--leak", type=int, default=20_000, metavar="N", help="how many connections the leak test ends (default: 20000)"
+    )
 
 
 @pytest.hookimpl(trylast=True)
