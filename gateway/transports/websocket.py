@@ -187,6 +187,8 @@ class WebSockets:
         return f"{self._edge}.{self._number}", self._clock.wall_ms(), self._config.gateway.heartbeat_s, TOLD_LIMITS
 
     def _gone(self, client: Client) -> None:
+        if client in self._late:
+            self._late.remove(client)
         found = self._clients.get(client.user_id)
         if isinstance(found, set):
             found.discard(client)

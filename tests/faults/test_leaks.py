@@ -25,7 +25,7 @@ EACH = 100
 WARM_UP = 2
 # What may differ, however many come: caches of the interpreter and the loop, and how memory is cut up.
 SLACK_OBJECTS = 20
-SLACK_BLOCKS = 200
+SLACK_BLOCKS = 60
 # The last turn of each listener's wheel, and of its refusals, may be still to come.
 TIMERS = frozenset({"uvloop.loop.UVTimer", "uvloop.loop.TimerHandle", "_contextvars.Context"})
 SLACK_TIMERS = 8

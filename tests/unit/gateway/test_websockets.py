@@ -133,6 +133,17 @@ async def test_who_is_told_that_there_are_too_many_takes_no_place() -> None:
     assert (sockets.of("ann"), notes.here) == ((), set())
 
 
+async def test_who_comes_during_a_drain_and_is_never_welcomed_is_forgotten() -> None:
+    sockets, wires = new_sockets(per_user=1), [Wire(), Wire()]
+    await connect(sockets, "ann", "s", wires[0])
+    await sockets.drain(0.0)
+    crowded = await connect(sockets, "ann", "s", wires[1])
+    assert wires[1].closed is not None
+    assert sockets._late == [crowded]
+    crowded.on_close(4429, "")
+    assert sockets._late == []
+
+
 async def test_a_cap_of_none_lets_everyone_in() -> None:
     sockets, wires = new_sockets(per_user=0), [Wire() for _ in range(150)]
     for wire in wires:
