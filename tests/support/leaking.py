@@ -145,7 +145,7 @@ class Site:
         await self.sockets.start()
         self.listeners["gateway"] = self.sockets._listeners[0]
         sizes: dict[str, Any] = {"message_bytes": MESSAGE_BYTES, "write_max": WRITE_MAX}
-        quick = Limits(handshake_s=0.4, message_s=0.1, ping_s=0.3, pong_s=0.3, stuck_s=0.4, close_s=0.6, **sizes)
+        quick = Limits(handshake_s=0.4, message_s=0.1, ping_s=0.3, pong_s=0.3, stuck_s=0.4, close_s=1.0, **sizes)
         full = Limits(handshakes_per_s=0.001, handshakes_at_once=1, close_s=1.0, **sizes)
         behind = Limits(connections_per_address=PER_ADDRESS, **sizes)
         hops = Hops([BALANCER], "proxy")
@@ -171,6 +171,11 @@ class Site:
             "present": len(self.presence.here),
             "late": len(self.sockets._late),
             "viewers": sum(len(live.viewers) for live in self.answers.lives.values()),
+            "served": sum(
+                client._connection is not None and not client._connection.closing
+                for client in clients
+                if client.user_id.startswith("late")
+            ),
             "behind": sum(client._behind is not None for client in clients),
             "working": sum(len(client._tasks or ()) for client in clients),
         }
