@@ -80,6 +80,8 @@ class Wire:
         self.resumed: set[str] = set()
         self._last = 0.0
         self._paused = False
+        self._deaf = False
+        self._unread: list[str] = []
 
     def send_text(self, message: str | bytes) -> None:
         """Gateway to device."""
@@ -121,8 +123,22 @@ class Wire:
             self._world.loop.call_later(0.001, self._hear, data, context=self.node.context)
 
     def _hear(self, data: str) -> None:
-        if self.open and self.client is not None:
+        if not self.open or self.client is None:
+            return
+        if self._deaf:
+            self._unread.append(data)
+        else:
             self.client.on_text(data)
+
+    def pause_reading(self) -> None:
+        """What the device says from now on waits, in order."""
+        self._deaf = True
+
+    def resume_reading(self) -> None:
+        self._deaf = False
+        unread, self._unread = self._unread, []
+        for data in unread:
+            self._world.loop.call_soon(self._hear, data, context=self.node.context)
 
     def cut(self) -> None:
         """The device goes away; the gateway sees it when it runs."""
