@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -118,6 +119,11 @@ async def test_fields_of_a_wrong_form(world: World, kind: str) -> None:
                         assert error[given] == frame.get(given), (error, given)
 
 
+def told_back(given: object) -> object:
+    """An id is told back only in the form of one: nobody can have long or strange text sent to themselves."""
+    return given if isinstance(given, str) and re.fullmatch(r"[0-9A-Za-z._:~+/=-]{1,128}", given) else None
+
+
 async def test_values_that_the_schema_cannot_forbid(world: World) -> None:
     cases: list[tuple[Frame, str, str]] = [
         (example("send", world.values, **changed), code, param) for changed, code, param in BEYOND_SEND
@@ -138,16 +144,16 @@ async def test_values_that_the_schema_cannot_forbid(world: World) -> None:
                 error = await answered(socket, frame)
                 assert (error["code"], error["param"]) == (code, param), (error, str(frame)[:300])
                 for given in ("message_id", "turn_id"):
-                    assert error[given] == frame.get(given)
+                    assert error[given] == told_back(frame.get(given))
 
 
 async def test_unknown_types_and_fields(world: World) -> None:
     """An unknown type is told as such; an unknown field may be a newer client's and is passed over."""
     async with opened(world) as socket:
         for unknown in ("", "Send", "send ", "sen", "welcome", "delta", "done", "\x00", "x" * 50_000, "__class__"):
-            error = await answered(socket, {"type": unknown, "message_id": "an id", "turn_id": 5})
+            error = await answered(socket, {"type": unknown, "message_id": "an-id", "turn_id": 5})
             assert (error["code"], error["param"]) == ("invalid", "type")
-            assert (error["message_id"], error["turn_id"]) == ("an id", None)
+            assert (error["message_id"], error["turn_id"]) == ("an-id", None)
             assert len(error["message"]) < 300
         socket.tell({"type": "ping", "t": 7, "zz": [[{}]]})
         assert await socket.next() == {"type": "pong", "t": 7}
@@ -156,7 +162,7 @@ async def test_unknown_types_and_fields(world: World) -> None:
 async def test_absurd_numbers(world: World) -> None:
     """A place that cannot be is answered by all the text from its beginning, and its end."""
     async with opened(world) as socket:
-        for t in (10**30, -(10**400), 2**64, 0.1, "x" * 1_000, None, -0.0):
+        for t in (10**30, -(10**400), 2**64, 0.1, "x" * 64, None, -0.0):
             socket.tell({"type": "ping", "t": t})
             assert await socket.next() == {"type": "pong", "t": t}
         for epoch, seq in ((-1, -1), (-5, -5), (0, 2**40), (2**63, 0), (10**400, 10**400), (0, -(10**400)), (7, 0)):
@@ -231,10 +237,9 @@ async def test_violations_of_the_websocket_protocol(world: World) -> None:
 
 async def test_the_largest_frame_is_taken(world: World) -> None:
     async with opened(world) as socket:
-        frame = json.dumps({"type": "ping", "t": ""})
-        text = "x" * (65_536 - len(frame))
-        socket.tell({"type": "ping", "t": text})
-        assert await socket.next() == {"type": "pong", "t": text}
+        frame = json.dumps({"type": "ping", "t": 1, "more": ""})
+        socket.tell({"type": "ping", "t": 1, "more": "x" * (65_536 - len(frame))})
+        assert await socket.next() == {"type": "pong", "t": 1}
         assert len(LONG) > 65_536
         socket.tell({"type": "ping", "t": LONG})
         _, closed = await socket.end()

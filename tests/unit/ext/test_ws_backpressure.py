@@ -191,7 +191,8 @@ async def test_a_reader_that_catches_up_in_time_begins_anew(start_site: StartSit
     loop = asyncio.get_running_loop()
     end = loop.time() + 2.0
     while loop.time() < end:
-        assert await client.frame() == (BINARY, PIECE)
+        opcode, payload = await client.frame()
+        assert opcode == PING or (opcode, payload) == (BINARY, PIECE)  # a machine that is busy makes us late to read
     assert sender.count("resume") > 3
     assert not sender.connection.closing
 
